@@ -1,0 +1,110 @@
+"""Files that are either old or new, never half: atomic writes and content hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["atomic_path", "read_json", "sha256_file", "sha256_json", "write_bytes", "write_json"]
+
+
+@contextmanager
+def atomic_path(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path in the destination's folder; rename it into place on success.
+
+    The temporary file keeps the destination's suffixes, since some writers look at them. Whatever
+    goes wrong, the destination keeps its old content and the temporary file is removed.
+
+    Raises:
+        BundleError: The disk is full or the folder cannot be written.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=destination.parent, prefix=".tmp-", suffix=f"-{destination.name}"
+        )
+        os.close(handle)
+    except OSError as error:
+        raise _write_error(destination, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(destination)
+    except OSError as error:
+        raise _write_error(destination, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_error(destination: Path, error: OSError) -> BundleError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some disk space and run the same command again; nothing was lost"
+    else:
+        hint = "choose another output with -o"
+    return BundleError(
+        f"cannot write {destination}: {error.strerror or str(error) or 'write failed'}", hint=hint
+    )
+
+
+def write_bytes(destination: Path, data: bytes) -> None:
+    """Write ``data`` atomically."""
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(destination: Path, value: Any) -> None:
+    """Write ``value`` atomically as readable JSON."""
+    write_bytes(destination, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        BundleError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} does not exist") from error
+    except (ValueError, OSError) as error:
+        raise BundleError(
+            f"{path} is not readable JSON: {error}", hint="run the command that made it again"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

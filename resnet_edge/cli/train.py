@@ -1,0 +1,106 @@
+"""``resnet-edge train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+
+__all__ = ["train"]
+
+FASHION_MNIST_LABELS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(help="Directory with IDX files, or a class-per-folder tree of images."),
+    ],
+    arch: Annotated[str, typer.Option(help="resnet20, plain56, resnet18 …")] = "resnet20",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the run.")
+    ] = None,
+    test_data: Annotated[
+        Path | None, typer.Option(help="Test images; default the test part of DATA, if any.")
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="Image set that must not be trained on (by content).")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="L2 penalty.")] = 5e-4,
+    label_smoothing: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
+    size: Annotated[int, typer.Option(min=8, help="Side of the square input, in pixels.")] = 28,
+    color: Annotated[str, typer.Option(help="rgb, bgr or gray.")] = "gray",
+    mean: Annotated[str, typer.Option(help="Per channel, comma-separated, 0–1.")] = "0.2860",
+    std: Annotated[str, typer.Option(help="Per channel, comma-separated, 0–1.")] = "0.3530",
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    amp: Annotated[bool, typer.Option("--amp", help="Compute in bfloat16.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Train a ResNet or its plain twin; run the same command again to resume."""
+    out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge import data as images
+    from resnet_edge.errors import DataError
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.train import TrainConfig
+    from resnet_edge.train import train as run_training
+
+    spec = ImageSpec(
+        resize=size, crop=(size, size), color=color, mean=_floats(mean), std=_floats(std)
+    )
+    training = images.open_images(data, split="train")
+    try:
+        testing = images.open_images(test_data or data, split="test")
+    except DataError:
+        if test_data is not None:
+            raise
+        testing = None
+    if testing is not None and testing.key(0) == training.key(0):
+        testing = None  # DATA has one part only
+    result = run_training(
+        training,
+        TrainConfig(
+            arch=arch, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
+            label_smoothing=label_smoothing, seed=seed, amp=amp, device=device,
+        ),
+        output or Path("runs") / f"{arch}-{data.name}-seed{seed}",
+        spec=spec,
+        test=testing,
+        exclude=[images.open_images(path) for path in exclude or []],
+        labels=FASHION_MNIST_LABELS if "fashion-mnist" in str(data) else training.class_names,
+        command=" ".join(["resnet-edge", *sys.argv[1:]]),
+        progress=out.progress,
+    )  # fmt: skip
+    out.result(
+        {
+            "checkpoint": str(result.checkpoint),
+            "log": str(result.log),
+            "train_top1": result.train_top1,
+            "test_top1": result.test_top1,
+            "excluded": result.excluded,
+        },
+        lambda console: console.print(
+            f"train top-1 {result.train_top1:.2f} % (augmented), test top-1 "
+            + (f"{result.test_top1:.2f} %" if result.test_top1 is not None else "not measured")
+            + f"\n{result.checkpoint}"
+        ),
+    )
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a comma-separated list of numbers") from error

@@ -1,0 +1,193 @@
+"""ImageSpec: the one description of preprocessing, from image file to network input.
+
+Calibration, evaluation, benchmark, golden reference and packaging all go through this module.
+
+How unusual images are read: EXIF rotation is applied; CMYK and palette images are converted to
+RGB by Pillow; alpha is dropped, not composited; 16-bit images are scaled to 8 bits (value / 257).
+Resize and centre crop follow torchvision's ``Resize`` (shorter side, antialiased) and
+``CenterCrop`` on PIL images, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnet_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+__all__ = ["FASHION_MNIST", "IMAGENET", "ImageSpec"]
+
+_CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an image becomes a network input.
+
+    Attributes:
+        resize: Length in pixels the shorter side is resized to; None keeps the size.
+        crop: Height and width in pixels of the centre crop; smaller images are padded with 0.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        color: Channel order the network was trained with: ``rgb``, ``bgr`` or ``gray``.
+        mean: Per channel, on the 0–1 scale, in the order of ``color``.
+        std: Per channel, on the 0–1 scale.
+        input: ``float`` feeds normalised float32 NCHW; ``uint8`` feeds raw uint8 NHWC to a graph
+            that normalises by itself.
+    """
+
+    resize: int | None
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    color: str = "rgb"
+    input: Literal["float", "uint8"] = "float"
+
+    def __post_init__(self) -> None:
+        if self.color not in _CHANNELS:
+            raise ConfigError(f"unknown colour order {self.color!r}", hint="use rgb, bgr or gray")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ConfigError(
+                f"unknown interpolation {self.interpolation!r}",
+                hint=f"use one of {', '.join(_INTERPOLATIONS)}",
+            )
+        if self.input not in ("float", "uint8"):
+            raise ConfigError(f"unknown input type {self.input!r}", hint="use float or uint8")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ConfigError(
+                f"{self.color} images need {self.channels} mean and std values, "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+        if min(self.std) <= 0 or min(self.crop) < 1 or (self.resize is not None and self.resize < 1):
+            raise ConfigError("std, crop and resize must be positive")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels the network sees."""
+        return _CHANNELS[self.color]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one network input without the batch: CHW for float, HWC for uint8."""
+        height, width = self.crop
+        if self.input == "uint8":
+            return (height, width, self.channels)
+        return (self.channels, height, width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> ImageSpec:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ConfigError: Keys are missing or unknown, or values make no sense.
+        """
+        names = {f.name for f in fields(cls)}
+        if not isinstance(value, dict) or not set(value) <= names:
+            raise ConfigError("an image spec must be a JSON object with the keys of ImageSpec")
+        try:
+            return cls(
+                **{
+                    **value,
+                    "crop": tuple(int(v) for v in value["crop"]),
+                    "mean": tuple(float(v) for v in value["mean"]),
+                    "std": tuple(float(v) for v in value["std"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"the image spec is incomplete or malformed: {error}") from error
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Turn any Pillow image into the uint8 HWC pixels the network looks at."""
+        import numpy as np
+
+        image = self._crop(self._resize(_to_8_bit(image, gray=self.color == "gray")))
+        array = np.asarray(image, dtype=np.uint8)
+        if self.color == "gray":
+            return array[:, :, None]
+        return array[:, :, ::-1] if self.color == "bgr" else array
+
+    def to_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Turn a batch of pixels (uint8 NHWC) into the network's input.
+
+        Returns:
+            float32 NCHW ``(pixel / 255 - mean) / std``, or the pixels themselves for
+            ``input="uint8"``.
+        """
+        import numpy as np
+
+        if self.input == "uint8":
+            return np.ascontiguousarray(pixels)
+        out = np.empty(
+            (len(pixels), self.channels, *pixels.shape[1:3]), dtype=np.float32
+        )
+        for channel in range(self.channels):
+            np.take(self._lookup[channel], pixels[:, :, :, channel], out=out[:, channel])
+        return out
+
+    @cached_property
+    def _lookup(self) -> NDArray[np.float32]:
+        """Normalised value of each of the 256 pixel values; same float32 steps as torchvision."""
+        import numpy as np
+
+        scaled = np.arange(256, dtype=np.float32) / np.float32(255)
+        mean = np.array(self.mean, dtype=np.float32)[:, None]
+        std = np.array(self.std, dtype=np.float32)[:, None]
+        return np.asarray((scaled[None] - mean) / std, dtype=np.float32)
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        width, height = image.size
+        if self.resize is None or min(width, height) == self.resize:
+            return image
+        if width <= height:
+            size = (self.resize, int(self.resize * height / width))
+        else:
+            size = (int(self.resize * width / height), self.resize)
+        return image.resize(size, Image.Resampling[self.interpolation.upper()])
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        height, width = self.crop
+        if image.size == (width, height):
+            return image
+        left, top = _crop_offset(image.width, width), _crop_offset(image.height, height)
+        return image.crop((left, top, left + width, top + height))
+
+
+def _crop_offset(have: int, want: int) -> int:
+    """Return where a centre crop starts; negative where the image is padded."""
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)
+
+
+def _to_8_bit(image: Image.Image, *, gray: bool) -> Image.Image:
+    """Apply EXIF rotation and convert to ``L`` or ``RGB``."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    if image.mode != "L" or image.getexif():
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # I;16, I;16B and I are 16-bit files in practice
+        wide = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8))
+    return image.convert("L" if gray else "RGB")
+
+
+IMAGENET = ImageSpec(
+    resize=256, crop=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
+
+# Mean and standard deviation of the 60,000 training images, computed from the data set.
+FASHION_MNIST = ImageSpec(resize=28, crop=(28, 28), mean=(0.2860,), std=(0.3530,), color="gray")

@@ -1,0 +1,1 @@
+"""The ResNet family, its plain twins, and the checkpoints they are loaded from."""
