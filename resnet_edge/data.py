@@ -12,13 +12,13 @@ import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
 
 from resnet_edge.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -114,9 +114,10 @@ class FolderImages:
         """Decode one file completely."""
         from PIL import Image
 
-        with Image.open(self.files[index]) as image:
+        image: Image.Image = Image.open(self.files[index])
+        with image:
             image.load()
-            return image
+        return image
 
     def key(self, index: int) -> str:
         """Return the SHA-256 of the file."""
@@ -191,7 +192,7 @@ def resolve_labels(
         unknown = [name for name in source.class_names if name not in index]
         if not unknown:
             table = np.array([index[name] for name in source.class_names], dtype=np.int64)
-            return cast("NDArray[np.int64]", table[source.labels])
+            return table[source.labels]
         if len(unknown) < len(source.class_names) or len(source.class_names) != num_classes:
             raise DataError(
                 f"{source.path}: class folder {unknown[0]!r} is not among the model's labels",
@@ -270,7 +271,7 @@ class ImageBatches:
     def _decode_one(self, index: int) -> NDArray[np.uint8] | None:
         try:
             return self.spec.pixels(self.source.load(index))
-        except Exception:  # noqa: BLE001  Pillow's plugins raise anything on a broken file
+        except Exception:  # Pillow's plugins raise anything on a broken file
             return None
 
     def _refuse_if_too_many_are_broken(self, total: int) -> None:
@@ -336,7 +337,9 @@ def _read_at_most(stream: BinaryIO, size: int) -> bytes:
 
 
 def _idx_files(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if "images-idx3-ubyte" in p.name.replace(".idx3", "-idx3"))
+    return sorted(
+        p for p in path.iterdir() if "images-idx3-ubyte" in p.name.replace(".idx3", "-idx3")
+    )
 
 
 def _find_idx(path: Path, split: Split) -> tuple[Path, Path | None] | None:
@@ -347,9 +350,7 @@ def _find_idx(path: Path, split: Split) -> tuple[Path, Path | None] | None:
         images = [p for p in images if p.name.lower().startswith(_SPLIT_NAMES[split])]
         if not images:
             raise DataError(f"{path} holds several IDX image files and none is named as {split}")
-    labels = images[0].with_name(
-        images[0].name.replace("images", "labels").replace("idx3", "idx1")
-    )
+    labels = images[0].with_name(images[0].name.replace("images", "labels").replace("idx3", "idx1"))
     return images[0], labels if labels.exists() else None
 
 
@@ -371,9 +372,7 @@ def _open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()
-    )
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
 
 
 def _open_folder(path: Path, children: list[Path]) -> FolderImages:

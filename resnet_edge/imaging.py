@@ -65,7 +65,11 @@ class ImageSpec:
                 f"{self.color} images need {self.channels} mean and std values, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if min(self.std) <= 0 or min(self.crop) < 1 or (self.resize is not None and self.resize < 1):
+        if (
+            min(self.std) <= 0
+            or min(self.crop) < 1
+            or (self.resize is not None and self.resize < 1)
+        ):
             raise ConfigError("std, crop and resize must be positive")
 
     @property
@@ -83,9 +87,7 @@ class ImageSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()
-        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, value: Any) -> ImageSpec:
@@ -130,9 +132,7 @@ class ImageSpec:
 
         if self.input == "uint8":
             return np.ascontiguousarray(pixels)
-        out = np.empty(
-            (len(pixels), self.channels, *pixels.shape[1:3]), dtype=np.float32
-        )
+        out = np.empty((len(pixels), self.channels, *pixels.shape[1:3]), dtype=np.float32)
         for channel in range(self.channels):
             np.take(self._lookup[channel], pixels[:, :, :, channel], out=out[:, channel])
         return out

@@ -16,7 +16,7 @@ from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -134,7 +134,9 @@ def train(
     if names is not None and len(names) != classes:
         raise DataError(f"{len(names)} class names for {classes} classes")
 
-    run = _Run(config, spec, classes, device, output, identity=_identity(config, spec, images, keep))
+    run = _Run(
+        config, spec, classes, device, output, identity=_identity(config, spec, images, keep)
+    )
     if run.resume():
         log.info("resuming after epoch %d of %d", run.epoch, config.epochs)
     history = _log_header(run, images, test, len(keep), command)
@@ -148,7 +150,10 @@ def train(
             write_json(output / "log.json", history)
             log.info(
                 "epoch %d/%d  loss %.4f  train %.2f %%  test %s",
-                run.epoch, config.epochs, record["train_loss"], record["train_top1"],
+                run.epoch,
+                config.epochs,
+                record["train_loss"],
+                record["train_top1"],
                 f"{record['test_top1']:.2f} %" if testing is not None else "-",
             )
     last = run.records[-1]
@@ -191,7 +196,10 @@ class _Run:
         model = create(config.arch, num_classes=classes, in_channels=spec.channels)
         self.model: ResNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
-            model.parameters(), lr=config.lr, momentum=0.9, nesterov=True,
+            model.parameters(),
+            lr=config.lr,
+            momentum=0.9,
+            nesterov=True,
             weight_decay=config.weight_decay,
         )
         self.config, self.spec, self.device = config, spec, device
@@ -315,9 +323,7 @@ def _augment(pixels: Tensor, config: TrainConfig, generator: torch.Generator) ->
 
     count, height, width, channels = pixels.shape
     if config.pad:
-        padded = pixels.new_zeros(
-            count, height + 2 * config.pad, width + 2 * config.pad, channels
-        )
+        padded = pixels.new_zeros(count, height + 2 * config.pad, width + 2 * config.pad, channels)
         padded[:, config.pad : -config.pad, config.pad : -config.pad] = pixels
         shift = torch.randint(0, 2 * config.pad + 1, (2, count, 1), generator=generator)
         rows = (shift[0] + torch.arange(height))[:, :, None]

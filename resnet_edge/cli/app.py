@@ -59,7 +59,9 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        show_error(type(error).__name__, str(error), "check the path and its permissions", json=json)
+        show_error(
+            type(error).__name__, str(error), "check the path and its permissions", json=json
+        )
         return 1
     except Exception as error:
         return _usage_or_interrupt(error, json=json)
@@ -69,9 +71,7 @@ def run(arguments: list[str]) -> int:
 def _usage_or_interrupt(error: Any, *, json: bool) -> int:
     """Show what the argument parser raises; anything else is a bug and keeps its traceback."""
     if isinstance(error, typer.Abort):
-        show_error(
-            "Interrupted", "interrupted", "run the same command again to go on", json=json
-        )
+        show_error("Interrupted", "interrupted", "run the same command again to go on", json=json)
         return 130
     if not hasattr(error, "format_message"):
         raise error

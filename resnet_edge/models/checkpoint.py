@@ -118,7 +118,9 @@ def load_model(checkpoint: Checkpoint) -> ResNet:
         parts = [
             f"{label} {', '.join(keys[:10])}{' …' if len(keys) > 10 else ''}"
             for label, keys in (
-                ("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("wrong shape", shapes),
             )
             if keys
         ]
@@ -171,11 +173,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
                 "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
             ) from error
         raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint: {text.splitlines()[0] if text else error!r}",
+            f"{path} cannot be read as a PyTorch checkpoint: {text.partition(chr(10))[0]}",
             hint="the file is truncated or of another kind; download or save it again",
         ) from error
     wrapper = ""
-    while isinstance(content, dict) and not any(isinstance(v, torch.Tensor) for v in content.values()):
+    while isinstance(content, dict) and not any(
+        isinstance(v, torch.Tensor) for v in content.values()
+    ):
         key = next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
         if key is None:
             break
@@ -239,7 +243,9 @@ def _identify(
         if key not in state_dict:
             raise CheckpointError(f"{path} is not a complete ResNet: it has no {key}")
     if state_dict["conv1.weight"].ndim != 4 or state_dict["fc.weight"].ndim != 2:
-        raise CheckpointError(f"{path}: conv1.weight or fc.weight has the wrong number of dimensions")
+        raise CheckpointError(
+            f"{path}: conv1.weight or fc.weight has the wrong number of dimensions"
+        )
     classes = state_dict["fc.weight"].shape[0]
     channels = state_dict["conv1.weight"].shape[1]
     if arch != "auto":
@@ -252,13 +258,17 @@ def _identify(
 def _recorded_config(path: Path, metadata: Mapping[str, Any]) -> ResNetConfig:
     from resnet_edge.models.resnet import ResNetConfig
 
+    value = metadata["config"]
+    if not isinstance(value, dict) or set(value) != {f.name for f in fields(ResNetConfig)}:
+        raise CheckpointError(f"{path} has malformed metadata: not the keys of a ResNetConfig")
     try:
-        value = dict(metadata["config"])
-        if set(value) != {f.name for f in fields(ResNetConfig)}:
-            raise ValueError(f"keys {sorted(value)}")
-        value["layers"] = tuple(int(n) for n in value["layers"])
-        value["widths"] = tuple(int(n) for n in value["widths"])
-        return ResNetConfig(**value)
+        return ResNetConfig(
+            **{
+                **value,
+                "layers": tuple(int(n) for n in value["layers"]),
+                "widths": tuple(int(n) for n in value["widths"]),
+            }
+        )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has malformed metadata: {error}") from error
 
@@ -309,9 +319,7 @@ def _check_values(path: Path, state_dict: Mapping[str, Tensor]) -> None:
             )
 
 
-def _image_spec(
-    metadata: Mapping[str, Any], config: ResNetConfig, notes: list[str]
-) -> ImageSpec:
+def _image_spec(metadata: Mapping[str, Any], config: ResNetConfig, notes: list[str]) -> ImageSpec:
     if "image_spec" in metadata:
         return ImageSpec.from_json(metadata["image_spec"])
     if config.in_channels == 1:
@@ -325,7 +333,7 @@ def _image_spec(
         default, name = IMAGENET, "resize 256, crop 224, the ImageNet"
     if config.in_channels != default.channels:
         raise ConfigError(
-            f"a network with {config.in_channels} input channels needs its preprocessing spelled out",
+            f"no default preprocessing for a network with {config.in_channels} input channels",
             hint="pass --resize --crop --mean --std --color",
         )
     notes.append(
