@@ -368,7 +368,16 @@ def _open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
                 f"{labels} has {len(values)} labels for {len(pixels)} images",
                 hint="the two files belong to different sets",
             )
-    return IdxImages(path, pixels, values)
+    return IdxImages(path, pixels, values, None if values is None else _class_names(path))
+
+
+def _class_names(path: Path) -> tuple[str, ...] | None:
+    """Read ``classes.txt``, one name a line, beside the IDX files or one folder up."""
+    for folder in (path, path.resolve().parent):
+        file = folder / "classes.txt"
+        if file.is_file():
+            return tuple(file.read_text(encoding="utf-8").splitlines())
+    return None
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -99,7 +99,6 @@ def train(
     spec: ImageSpec,
     test: ImageSource | None = None,
     exclude: Sequence[ImageSource] = (),
-    labels: tuple[str, ...] | None = None,
     command: str | None = None,
     progress: Progress = SILENT,
 ) -> TrainResult:
@@ -113,7 +112,6 @@ def train(
         spec: Preprocessing; recorded in the checkpoint.
         test: Labelled images measured after every epoch; never trained on.
         exclude: Images that must not be trained on, found by content.
-        labels: Class names, recorded in the checkpoint.
         command: What the user typed, recorded in the log.
         progress: Listener.
 
@@ -126,7 +124,7 @@ def train(
     device = torch.device(_device(config.device))
     banned = {source.key(i) for source in exclude for i in range(len(source))}
     keep = [i for i in range(len(images)) if not banned or images.key(i) not in banned]
-    names = labels or images.class_names
+    names = next((s.class_names for s in (images, test, *exclude) if s and s.class_names), None)
     training, classes = _load(images, spec, keep, names, progress)
     testing = None
     if test is not None:

@@ -12,11 +12,6 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 
 __all__ = ["train"]
 
-FASHION_MNIST_LABELS = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-
 
 def train(
     data: Annotated[
@@ -79,7 +74,6 @@ def train(
         spec=spec,
         test=testing,
         exclude=[images.open_images(path) for path in exclude or []],
-        labels=FASHION_MNIST_LABELS if "fashion-mnist" in str(data) else training.class_names,
         command=" ".join(["resnet-edge", *sys.argv[1:]]),
         progress=out.progress,
     )  # fmt: skip

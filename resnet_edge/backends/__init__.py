@@ -1,0 +1,1 @@
+"""What runs and what builds: one module per runtime, one small contract for all."""

@@ -1,0 +1,1 @@
+"""Calibration: images to histograms to activation ranges."""

@@ -1,0 +1,122 @@
+"""One histogram for all range estimators: streaming, exact, mergeable, of constant size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BUCKETS", "Histogram", "bucket_edges"]
+
+# Sign, exponent and 7 mantissa bits of a float32: every bucket is narrower than 0.8 % of its value.
+BUCKETS = 1 << 16
+_POSITIVE = BUCKETS // 2
+_FIRST_NON_FINITE = 0x7F80
+
+
+def bucket_edges() -> NDArray[np.float64]:
+    """Return the 32,769 edges of the buckets of non-negative values, ascending.
+
+    Bucket ``k`` holds the magnitudes from edge ``k`` up to, not including, edge ``k + 1``. The
+    edges from 0x7F80 on are not finite and are set to the largest float32.
+    """
+    import numpy as np
+
+    bits = np.arange(_POSITIVE + 1, dtype=np.uint64).astype(np.uint32) << np.uint32(16)
+    edges = np.full(_POSITIVE + 1, np.finfo(np.float32).max, dtype=np.float64)
+    edges[:_FIRST_NON_FINITE] = bits[:_FIRST_NON_FINITE].view(np.float32)
+    return edges
+
+
+class Histogram:
+    """Counts of float32 values by the upper 16 bits of their pattern, with exact extremes.
+
+    The result does not depend on the order of the values or on how they were cut into updates,
+    needs no range in advance, and two histograms add up. Counts are int64.
+
+    Attributes:
+        counts: int64, one per bucket; the upper half holds negative values.
+        minimum: Smallest value seen; +inf before the first.
+        maximum: Largest value seen; -inf before the first.
+    """
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self.counts: NDArray[np.int64] = np.zeros(BUCKETS, dtype=np.int64)
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+
+    @property
+    def total(self) -> int:
+        """Number of values seen."""
+        return int(self.counts.sum())
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude seen, exactly."""
+        return max(abs(self.minimum), abs(self.maximum)) if self.total else 0.0
+
+    def update(self, values: NDArray[np.float32]) -> None:
+        """Count more values.
+
+        Raises:
+            CalibrationError: One of them is NaN or infinite; nothing is counted then.
+        """
+        import numpy as np
+
+        flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        if not flat.size:
+            return
+        upper_half = 1 if np.little_endian else 0
+        counts = np.bincount(flat.view(np.uint16)[upper_half::2], minlength=BUCKETS)
+        broken = counts[_FIRST_NON_FINITE:_POSITIVE].sum()
+        broken += counts[_POSITIVE + _FIRST_NON_FINITE :].sum()
+        if broken:
+            raise CalibrationError(f"{int(broken)} of {flat.size} values are NaN or infinite")
+        self.counts += counts
+        self.minimum = min(self.minimum, float(flat.min()))
+        self.maximum = max(self.maximum, float(flat.max()))
+
+    def merge(self, other: Histogram) -> None:
+        """Add another histogram's counts and extremes to this one."""
+        self.counts += other.counts
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+
+    def magnitudes(self) -> NDArray[np.int64]:
+        """Return counts of ``|x|``, one per non-negative bucket (32,768)."""
+        return self.counts[:_POSITIVE] + self.counts[_POSITIVE:]
+
+    def cumulative(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return edges and the number of magnitudes below each edge, as float64.
+
+        Between two edges the counts are taken as spread evenly. The edge above the largest value
+        is moved down to that value, so that nothing is placed where nothing was seen.
+        """
+        import numpy as np
+
+        counts = self.magnitudes()
+        last = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
+        edges = bucket_edges()[: last + 2]
+        edges[-1] = max(self.amax, np.nextafter(edges[-2], np.inf))
+        below = np.concatenate([[0.0], np.cumsum(counts[: last + 1], dtype=np.float64)])
+        return edges, below
+
+    def linear(self, bins: int) -> tuple[NDArray[Any], float]:
+        """Resample the magnitudes to equal bins from 0 to the largest value.
+
+        Returns:
+            Counts per bin (float64, their sum is ``total``) and the width of a bin.
+        """
+        import numpy as np
+
+        edges, below = self.cumulative()
+        width = float(edges[-1]) / bins
+        counts = np.diff(np.interp(np.arange(bins + 1) * width, edges, below))
+        counts[-1] += below[-1] - counts.sum()  # rounding of the last edge
+        return counts, width

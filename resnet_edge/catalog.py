@@ -1,0 +1,82 @@
+"""Declarative data by name: TOML files that users list, copy and extend."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from resnet_edge.errors import ConfigError
+from resnet_edge.resources import search_path
+
+__all__ = ["list_entries", "load_entry", "read_toml"]
+
+T = TypeVar("T")
+
+
+def load_entry(kind: type[T], folder: str, name: str) -> T:
+    """Load a shipped or user-made entry by name, or any TOML file by path.
+
+    Args:
+        kind: Dataclass whose fields are the allowed keys; ``name`` comes from the file name.
+        folder: For example ``calibration/recipes``.
+        name: File name without ``.toml``, or a path that ends in it.
+
+    Raises:
+        ConfigError: It does not exist or breaks the schema.
+    """
+    if name.endswith(".toml"):
+        return _read(kind, Path(name))
+    files = _files(folder)
+    if name not in files:
+        raise ConfigError(
+            f"no {kind.__name__.lower()} named {name!r}",
+            hint=f"choose one of {', '.join(sorted(files))}, or pass the path of a .toml file",
+        )
+    return _read(kind, files[name])
+
+
+def list_entries(kind: type[T], folder: str) -> tuple[T, ...]:
+    """Load every entry that can be found, the user's own winning over ours of the same name."""
+    return tuple(_read(kind, path) for _, path in sorted(_files(folder).items()))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: It is missing or malformed.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no such file: {path}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _files(folder: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for place in search_path(folder):
+        for path in place.glob("*.toml"):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def _read(kind: type[T], path: Path) -> T:
+    value = read_toml(path)
+    allowed = {f.name for f in fields(cast("Any", kind))} - {"name"}
+    if unknown := sorted(set(value) - allowed):
+        raise ConfigError(
+            f"{path}: unknown key {', '.join(unknown)}",
+            hint=f"allowed: {', '.join(sorted(allowed))}",
+        )
+    try:
+        return cast("Any", kind)(name=path.stem, **value)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}") from error

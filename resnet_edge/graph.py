@@ -1,0 +1,182 @@
+"""Reading and writing ONNX graphs: files, producers and consumers, constants, opsets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.artifacts import atomic_path
+from resnet_edge.errors import GraphError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from onnx import GraphProto, ModelProto, NodeProto
+
+__all__ = [
+    "GraphIndex",
+    "attribute",
+    "insert_sorted",
+    "load_graph",
+    "opset_of",
+    "prune",
+    "save_graph",
+    "set_opset",
+]
+
+
+def load_graph(path: Path) -> ModelProto:
+    """Load an ONNX model, external data included.
+
+    Raises:
+        GraphError: The file is missing or is not ONNX.
+    """
+    import onnx
+
+    if not path.is_file():
+        raise GraphError(f"no such ONNX file: {path}")
+    try:
+        model = onnx.load(path)
+    except Exception as error:
+        raise GraphError(
+            f"{path} cannot be read as ONNX: {error}",
+            hint="the file is truncated, of another kind, or its external data is missing",
+        ) from error
+    if not model.graph.node:
+        raise GraphError(f"{path} is not an ONNX model: it has no nodes")
+    return model
+
+
+def save_graph(model: ModelProto, path: Path) -> None:
+    """Check a model and write it atomically, weights inside.
+
+    Raises:
+        GraphError: The model breaks ONNX's own rules.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise GraphError(f"the graph for {path.name} is not valid ONNX: {error}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+class GraphIndex:
+    """Who makes and who reads each tensor of a graph, as it is at the time of indexing."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+        self.producer: dict[str, NodeProto] = {o: n for n in graph.node for o in n.output}
+        self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+        self.initializers = {i.name: i for i in graph.initializer}
+        self.outputs = {o.name for o in graph.output}
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Return the value of a constant tensor, or None if it is not constant."""
+        from onnx import numpy_helper
+
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        node = self.producer.get(name)
+        if node is not None and node.op_type == "Constant":
+            for item in node.attribute:
+                if item.name == "value":
+                    return numpy_helper.to_array(item.t)
+        return None
+
+    def only_consumer(self, name: str) -> NodeProto | None:
+        """Return the single reader of a tensor, or None if there are more or it is an output."""
+        readers = self.consumers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Return a node attribute's value."""
+    from onnx import helper
+
+    for item in node.attribute:
+        if item.name == name:
+            return helper.get_attribute_value(item)
+    return default
+
+
+def opset_of(model: ModelProto) -> int:
+    """Return the version of the default operator set."""
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
+    """Relabel a model to another opset, in place, where that changes no operator's meaning.
+
+    Pad-18 without an ``axes`` input is Pad-13, and Reshape, Cast, Identity, Flatten and the
+    quantization operators only gained types or attributes that ResNets do not use.
+
+    Raises:
+        GraphError: An operator means something else in the other opset.
+    """
+    from onnx import defs
+
+    have = opset_of(model)
+    same = {"Pad", "Reshape", "Cast", "Identity", "Flatten", "Constant", "QuantizeLinear",
+            "DequantizeLinear", "Conv", "MaxPool", "GlobalAveragePool", "AveragePool",
+            "Relu", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Shape"}  # fmt: skip
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise GraphError(f"operator {node.domain}::{node.op_type} is not standard ONNX")
+        try:
+            changed = (
+                defs.get_schema(node.op_type, have).since_version
+                != defs.get_schema(node.op_type, opset).since_version
+            )
+        except defs.SchemaError as error:
+            raise GraphError(
+                f"operator {node.op_type} ({node.name}) does not exist in opset {opset}"
+            ) from error
+        plain_pad = node.op_type != "Pad" or len(node.input) <= 3
+        if changed and not (node.op_type in same and plain_pad):
+            raise GraphError(
+                f"operator {node.op_type} ({node.name}) differs between opset {have} and {opset}"
+            )
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=opset)
+    model.ir_version = ir_version
+
+
+def prune(graph: GraphProto) -> None:
+    """Remove nodes and initializers that no output depends on, in place."""
+    needed = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if any(o in needed for o in node.output):
+            kept.append(node)
+            needed.update(node.input)
+    kept.reverse()
+    del graph.node[:]
+    graph.node.extend(kept)
+    initializers = [i for i in graph.initializer if i.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)
+    del graph.value_info[:]
+
+
+def insert_sorted(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Replace the graph's nodes by ``nodes`` in an order that respects their inputs, in place."""
+    available = {i.name for i in graph.input} | {i.name for i in graph.initializer} | {""}
+    pending, ordered = list(nodes), []
+    while pending:
+        ready = [n for n in pending if all(i in available for i in n.input)]
+        if not ready:
+            raise GraphError(f"the graph has a cycle or a dangling input near {pending[0].name}")
+        for node in ready:
+            available.update(node.output)
+        ordered += ready
+        done = {id(n) for n in ready}
+        pending = [n for n in pending if id(n) not in done]
+    del graph.node[:]
+    graph.node.extend(ordered)

@@ -1,0 +1,1 @@
+"""Quantization: where Q/DQ pairs go, and the graphs that carry them."""

@@ -1,0 +1,128 @@
+"""Which tensors of an FP32 ResNet graph are quantized.
+
+The TensorRT rule (docs/quantization, sources in the decisions): the input of every Conv and Gemm,
+the input of the global pool, and the *residual* input of every Add; never the main-branch input,
+so that Conv + Add + ReLU still fuses. Operators that commute with quantization (max-pool, slice,
+zero-pad, reshape) have no range of their own: the tensor in front of them is quantized instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resnet_edge.errors import GraphError
+from resnet_edge.graph import GraphIndex, attribute
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+__all__ = ["COMMUTING", "WEIGHTED", "Placement", "place"]
+
+WEIGHTED = ("Conv", "Gemm")
+COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Identity", "Squeeze")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where quantization happens.
+
+    Attributes:
+        engine_points: Tensors that get a Q/DQ pair in the TensorRT graph, in graph order.
+        twin_points: Tensors that get a Q/DQ pair with a range of its own in the CPU twin.
+        main_inputs: For every residual Add (by output name) the input that stays unquantized.
+        weighted: Names of the Conv and Gemm outputs whose weights are quantized.
+    """
+
+    engine_points: tuple[str, ...]
+    twin_points: tuple[str, ...]
+    main_inputs: dict[str, str]
+    weighted: tuple[str, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """All tensors whose range must be known."""
+        return tuple(dict.fromkeys((*self.engine_points, *self.twin_points)))
+
+
+def place(graph: GraphProto) -> Placement:
+    """Decide where the Q/DQ pairs of a CNN classifier go.
+
+    Raises:
+        GraphError: The graph is already quantized, or has no convolution to quantize.
+    """
+    if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in graph.node):
+        raise GraphError(
+            "the model is already explicitly quantized (it has Q/DQ nodes)",
+            hint="start from the float model",
+        )
+    index = GraphIndex(graph)
+    weighted = [
+        n.output[0] for n in graph.node if n.op_type in WEIGHTED and _has_constant_weight(n, index)
+    ]
+    if not weighted:
+        raise GraphError("the graph has no Conv or Gemm with constant weights to quantize")
+    adds = [n for n in graph.node if n.op_type == "Add" and not _has_constant_input(n, index)]
+    depth = _depths(graph)
+    main_inputs = {n.output[0]: max(n.input, key=lambda t: depth.get(t, 0)) for n in adds}
+
+    wanted: set[str] = set()
+    for node in graph.node:
+        if node.output[0] in weighted or node.op_type == "GlobalAveragePool":
+            wanted.add(_origin(node.input[0], index))
+        elif node.op_type == "Add" and node.output[0] in main_inputs:
+            wanted.update(_origin(t, index) for t in node.input if t != main_inputs[node.output[0]])
+    order = [i.name for i in graph.input] + [o for n in graph.node for o in n.output]
+    first = min(order.index(t) for t in wanted)
+    twin = [t for t in order[first:] if _needs_range_in_twin(t, index)]
+    return Placement(
+        engine_points=tuple(t for t in order if t in wanted),
+        twin_points=tuple(twin),
+        main_inputs=main_inputs,
+        weighted=tuple(weighted),
+    )
+
+
+def _origin(tensor: str, index: GraphIndex) -> str:
+    """Walk up through operators that commute with quantization."""
+    node = index.producer.get(tensor)
+    while node is not None and commutes(node):
+        tensor = node.input[0]
+        node = index.producer.get(tensor)
+    return tensor
+
+
+def commutes(node: NodeProto) -> bool:
+    """Whether Q(op(x)) == op(Q(x)) for this node."""
+    if node.op_type == "Pad":
+        return bool(attribute(node, "mode", b"constant") == b"constant")
+    return node.op_type in COMMUTING
+
+
+def _needs_range_in_twin(tensor: str, index: GraphIndex) -> bool:
+    """Every tensor between integer operators, unless ReLU or a commuting operator takes care."""
+    if tensor in index.outputs or not index.consumers.get(tensor):
+        return False
+    reader = index.only_consumer(tensor)
+    if reader is not None and reader.op_type == "Relu":
+        return False  # the Q directly after the ReLU absorbs it
+    node = index.producer.get(tensor)
+    return node is None or not commutes(node)
+
+
+def _has_constant_weight(node: NodeProto, index: GraphIndex) -> bool:
+    return len(node.input) > 1 and index.constant(node.input[1]) is not None
+
+
+def _has_constant_input(node: NodeProto, index: GraphIndex) -> bool:
+    return any(index.constant(name) is not None for name in node.input)
+
+
+def _depths(graph: GraphProto) -> dict[str, int]:
+    """Return the length of the longest path from an input to each tensor."""
+    depth = {i.name: 0 for i in graph.input}
+    for node in graph.node:
+        level = 1 + max((depth.get(name, 0) for name in node.input), default=0)
+        for output in node.output:
+            depth[output] = level
+    return depth

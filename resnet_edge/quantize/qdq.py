@@ -1,0 +1,275 @@
+"""Write Q/DQ pairs into a float graph: the TensorRT graph and the CPU twin.
+
+The two are never confused: the TensorRT graph leaves the main branch of every residual Add
+unquantized, as TensorRT fuses it; the CPU twin quantizes every tensor, as ONNX Runtime needs it
+to run integer kernels from end to end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.errors import GraphError
+from resnet_edge.graph import GraphIndex, attribute, insert_sorted, opset_of, prune, set_opset
+from resnet_edge.quantize.placement import commutes
+from resnet_edge.quantize.precision import HALF
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto
+
+    from resnet_edge.calibrate.table import RangesTable, TensorRange
+    from resnet_edge.quantize.placement import Placement
+
+__all__ = ["engine_graph", "quantize_weight", "twin_graph", "weight_scales"]
+
+_QMAX = 127
+_UMAX = 255
+_ZERO = 128  # zero-point of a signed tensor stored as uint8
+_FP16_SCALES_SINCE = 19
+
+
+def weight_scales(weight: NDArray[Any]) -> NDArray[Any]:
+    """Return one scale per output channel (axis 0): ``max|w| / 127``.
+
+    Computed in the weight's own type and rounded up there, so that nothing is clipped when the
+    scale is a float16. A channel of zeros gets scale 1.
+    """
+    import numpy as np
+
+    amax = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
+    exact = np.where(amax > 0, amax / _QMAX, 1.0)
+    scale = exact.astype(weight.dtype)
+    if weight.dtype == np.float16:
+        scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
+    tiny = np.finfo(weight.dtype).smallest_subnormal
+    return np.asarray(np.maximum(scale, tiny), weight.dtype)
+
+
+def quantize_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[np.int8]:
+    """Return ``clip(round_half_even(w / scale), -127, 127)`` as int8, channel axis 0."""
+    import numpy as np
+
+    shaped = scales.astype(np.float64).reshape(-1, *([1] * (weight.ndim - 1)))
+    return np.clip(np.rint(weight / shaped), -_QMAX, _QMAX).astype(np.int8)
+
+
+def engine_graph(
+    model: ModelProto, placement: Placement, table: RangesTable, *, int8_weights: bool
+) -> ModelProto:
+    """Return the TensorRT graph: symmetric int8 Q/DQ with zero-points of 0, biases float.
+
+    Args:
+        model: Float graph, FP32 or FP16; the scales take its type (opset 19 for FP16 scales).
+        placement: Where the pairs go.
+        table: Ranges of the placement's engine points.
+        int8_weights: Store weights as int8 with a DQ only (RTX and strongly typed TensorRT);
+            otherwise keep float weights with Q and DQ (every version).
+    """
+    import numpy as np
+
+    writer = _Writer(model)
+    for tensor in placement.engine_points:
+        scale = np.array(_range(table, tensor).amax / _QMAX, writer.dtype)
+        pair = _Pair(scale, np.zeros((), np.int8))
+        dequantized = writer.pair(tensor, pair)
+        for node in writer.index.consumers[tensor]:
+            skip = placement.main_inputs.get(node.output[0]) == tensor
+            if not skip and (node.op_type in _QUANTIZABLE or commutes(node)):
+                writer.rewire(node, tensor, dequantized)
+    for node in writer.weighted(placement):
+        name, weight = node.input[1], writer.constant(node.input[1])
+        scales = weight_scales(weight)
+        pair = _Pair(scales, np.zeros(len(scales), np.int8), axis=0)
+        if int8_weights:
+            writer.rewire(
+                node, name, writer.dequantize(name, quantize_weight(weight, scales), pair)
+            )
+        else:
+            writer.rewire(node, name, writer.pair(name, pair))
+    return writer.finish()
+
+
+def twin_graph(model: ModelProto, placement: Placement, table: RangesTable) -> ModelProto:
+    """Return the CPU twin: uint8 activations, int8 weights, int32 biases, Q/DQ everywhere.
+
+    A tensor that is never negative gets zero-point 0 and scale ``amax / 255``, which lets ONNX
+    Runtime absorb the ReLU in front of it; a signed one gets zero-point 128 and ``amax / 127``.
+    """
+    writer = _Writer(model)
+    pairs: dict[str, _Pair] = {t: _twin_pair(table, t) for t in placement.twin_points}
+    for node in model.graph.node:  # commuting operators hand their input's range on
+        source, output = node.input[0], node.output[0]
+        if commutes(node) and source in pairs and output not in writer.index.outputs:
+            pairs[output] = pairs[source]
+    for tensor, pair in pairs.items():
+        dequantized = writer.pair(tensor, pair)
+        for node in writer.index.consumers[tensor]:
+            writer.rewire(node, tensor, dequantized)
+    for node in writer.weighted(placement):
+        source = node.input[0].removesuffix(_DQ)
+        writer.quantize_layer(node, pairs[source].scale)
+    return writer.finish()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Parameters shared by a QuantizeLinear and its DequantizeLinear."""
+
+    scale: NDArray[Any]
+    zero_point: NDArray[Any]
+    axis: int | None = None
+
+
+_QUANTIZABLE = ("Conv", "Gemm", "GlobalAveragePool", "Add")
+_DQ = "_dequantized"
+
+
+def _range(table: RangesTable, tensor: str) -> TensorRange:
+    found = table.tensors.get(tensor) or table.tensors.get(tensor.removesuffix(HALF))
+    if found is None:
+        raise GraphError(
+            f"the ranges table has no range for {tensor}",
+            hint="calibrate this very model: the table belongs to another one",
+        )
+    return found
+
+
+def _twin_pair(table: RangesTable, tensor: str) -> _Pair:
+    import numpy as np
+
+    found = _range(table, tensor)
+    if found.minimum >= 0:
+        return _Pair(np.array(found.amax / _UMAX, np.float32), np.array(0, np.uint8))
+    return _Pair(np.array(found.amax / _QMAX, np.float32), np.array(_ZERO, np.uint8))
+
+
+def _axis(pair: _Pair) -> dict[str, Any]:
+    return {} if pair.axis is None else {"axis": pair.axis}
+
+
+class _Writer:
+    """A copy of a float graph, being given Q/DQ nodes."""
+
+    def __init__(self, model: ModelProto) -> None:
+        import onnx
+
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.graph = self.model.graph
+        self.index = GraphIndex(self.graph)
+        self.nodes: list[NodeProto] = list(self.graph.node)
+        self.dtype = self._weight_type()
+
+    def weighted(self, placement: Placement) -> list[NodeProto]:
+        """Return the layers whose weights are quantized, checking where their channels are."""
+        layers = [n for n in self.nodes if n.output and n.output[0] in placement.weighted]
+        for node in layers:
+            if node.op_type == "Gemm" and not attribute(node, "transB", 0):
+                raise GraphError(f"{node.name}: Gemm weights must be output-channel first (transB)")
+        return layers
+
+    def constant(self, name: str) -> NDArray[Any]:
+        """Return a constant's value."""
+        value = self.index.constant(name)
+        assert value is not None  # placement only lists constant weights
+        return value
+
+    def add(self, name: str, value: NDArray[Any]) -> str:
+        """Add an initializer and return its name."""
+        from onnx import numpy_helper
+
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    def pair(self, tensor: str, pair: _Pair) -> str:
+        """Add Q and DQ behind a tensor; return the dequantized tensor's name."""
+        from onnx import helper
+
+        names = self._parameters(tensor, pair)
+        quantized, dequantized = f"{tensor}_quantized", f"{tensor}{_DQ}"
+        self.nodes += [
+            helper.make_node(
+                "QuantizeLinear", [tensor, *names], [quantized], name=f"{tensor}/Q", **_axis(pair)
+            ),
+            helper.make_node(
+                "DequantizeLinear",
+                [quantized, *names],
+                [dequantized],
+                name=f"{tensor}/DQ",
+                **_axis(pair),
+            ),
+        ]
+        return dequantized
+
+    def dequantize(self, tensor: str, values: NDArray[Any], pair: _Pair) -> str:
+        """Add stored integers with a DQ; return the dequantized tensor's name."""
+        from onnx import helper
+
+        stored = self.add(f"{tensor}_quantized", values)
+        names, dequantized = self._parameters(tensor, pair), f"{tensor}{_DQ}"
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [stored, *names],
+                [dequantized],
+                name=f"{tensor}/DQ",
+                **_axis(pair),
+            )
+        )
+        return dequantized
+
+    def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any]) -> None:
+        """Store a layer's weights as int8 and its bias as int32 of scale input x weight."""
+        import numpy as np
+
+        name, weight = node.input[1], self.constant(node.input[1])
+        scales = weight_scales(weight)
+        bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if bias is not None:  # a dead channel may have a bias its scale cannot reach
+            reach = np.float64(input_scale) * 2**30
+            scales = np.maximum(scales, np.abs(bias) / reach).astype(np.float32)
+        pair = _Pair(scales, np.zeros(len(scales), np.int8), axis=0)
+        self.rewire(node, name, self.dequantize(name, quantize_weight(weight, scales), pair))
+        if bias is None:
+            return
+        bias_scales = np.asarray(input_scale * scales, np.float32)
+        steps = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
+        pair = _Pair(bias_scales, np.zeros(len(bias), np.int32), axis=0)
+        self.rewire(node, node.input[2], self.dequantize(node.input[2], steps, pair))
+
+    def rewire(self, node: NodeProto, old: str, new: str) -> None:
+        """Let a node read another tensor."""
+        for position, name in enumerate(node.input):
+            if name == old:
+                node.input[position] = new
+
+    def finish(self) -> ModelProto:
+        """Return the sorted, pruned graph."""
+        import numpy as np
+
+        insert_sorted(self.graph, self.nodes)
+        prune(self.graph)
+        if self.dtype == np.float16 and opset_of(self.model) < _FP16_SCALES_SINCE:
+            set_opset(self.model, _FP16_SCALES_SINCE, ir_version=9)
+        return self.model
+
+    def _parameters(self, tensor: str, pair: _Pair) -> list[str]:
+        return [
+            self.add(f"{tensor}_scale", pair.scale),
+            self.add(f"{tensor}_zero_point", pair.zero_point),
+        ]
+
+    def _weight_type(self) -> Any:
+        import numpy as np
+
+        types = {
+            self.constant(n.input[1]).dtype
+            for n in self.nodes
+            if n.op_type == "Conv" and n.input[1] in self.index.initializers
+        }
+        if types == {np.dtype(np.float16)}:
+            return np.float16
+        return np.float32

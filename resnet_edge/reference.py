@@ -1,0 +1,158 @@
+"""The PyTorch reference a bundle carries along: golden images and per-image logits.
+
+``reference.npz``: 32 golden images as pixels, with their logits and labels.
+``evaluation.npz``: logits and labels of every evaluation image, keyed by content hash, so that a
+device without PyTorch can compare with PyTorch.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.artifacts import write_bytes
+from resnet_edge.data import ImageBatches
+from resnet_edge.errors import BundleError
+from resnet_edge.progress import SILENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resnet_edge.backends.base import Session
+    from resnet_edge.bundle import Bundle, Record
+    from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.progress import Progress
+
+__all__ = ["EVALUATION", "GOLDEN", "Evaluated", "Golden", "run_all"]
+
+GOLDEN, EVALUATION = "reference.npz", "evaluation.npz"
+GOLDEN_COUNT = 32
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A few images with the reference's answer.
+
+    Attributes:
+        pixels: uint8 N x H x W x C, what the ImageSpec made of the image.
+        logits: float32 N x classes, from PyTorch (from ONNX Runtime for a model without PyTorch).
+        labels: int64 N, -1 where unknown.
+    """
+
+    pixels: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def save(self, bundle: Bundle, record: Record) -> None:
+        """Write into a bundle."""
+        _save_npz(bundle.file(GOLDEN), pixels=self.pixels, logits=self.logits, labels=self.labels)
+        bundle.record(GOLDEN, record)
+
+    @classmethod
+    def load(cls, bundle: Bundle) -> Golden:
+        """Read from a bundle."""
+        arrays = _load_npz(bundle.artifact(GOLDEN), ("pixels", "logits", "labels"))
+        return cls(**arrays)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Reference logits by image content.
+
+    Attributes:
+        keys: SHA-256 of every image.
+        logits: float32 N x classes.
+        source: Who computed them: ``pytorch`` or ``onnx``.
+    """
+
+    keys: tuple[str, ...]
+    logits: NDArray[np.float32]
+    source: str
+
+    def lookup(self, keys: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the logits of these images in order, or None unless all are known."""
+        position = {key: i for i, key in enumerate(self.keys)}
+        if any(key not in position for key in keys):
+            return None
+        return self.logits[[position[key] for key in keys]]
+
+    def save(self, bundle: Bundle, record: Record) -> None:
+        """Write into a bundle."""
+        import numpy as np
+
+        digests = np.frombuffer(bytes.fromhex("".join(self.keys)), np.uint8).reshape(-1, 32)
+        _save_npz(
+            bundle.file(EVALUATION),
+            keys=digests,
+            logits=self.logits,
+            source=np.array(self.source),
+        )
+        bundle.record(EVALUATION, record)
+
+    @classmethod
+    def load(cls, bundle: Bundle) -> Evaluated | None:
+        """Read from a bundle; None if it has none, or only for an earlier model."""
+        if EVALUATION not in bundle.names():
+            return None
+        recorded = bundle.entry(EVALUATION)["inputs"]
+        if recorded.get("source") != bundle.model.source_sha256:
+            return None
+        arrays = _load_npz(bundle.artifact(EVALUATION), ("keys", "logits", "source"))
+        keys = tuple(row.tobytes().hex() for row in arrays["keys"])
+        return cls(keys, arrays["logits"], str(arrays["source"]))
+
+
+def run_all(
+    session: Session,
+    source: ImageSource,
+    spec: ImageSpec,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 64,
+    label: str = "run",
+    progress: Progress = SILENT,
+) -> tuple[NDArray[np.float32], tuple[int, ...], list[str]]:
+    """Run a session over images.
+
+    Returns:
+        Logits (float32 N x classes), the index of each image, and the names of skipped images.
+    """
+    import numpy as np
+
+    batches = ImageBatches(source, spec, batch_size, indices)
+    name = session.inputs[0].name
+    rows: list[NDArray[np.float32]] = []
+    kept: list[int] = []
+    with progress.task(label, total=len(batches)) as task:
+        for batch in batches:
+            outputs = session.run({name: spec.to_input(batch.pixels)})
+            rows.append(next(iter(outputs.values())).astype(np.float32))
+            kept += batch.indices
+            task.advance(len(batch.indices))
+    return np.concatenate(rows), tuple(kept), batches.skipped
+
+
+def _save_npz(path: Path, **arrays: NDArray[Any]) -> None:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(
+            f"{path} is damaged: {error}", hint="export the checkpoint again"
+        ) from error

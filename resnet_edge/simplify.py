@@ -1,0 +1,107 @@
+"""Simplify an exported graph and bring it to the opset that every target reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resnet_edge.errors import ExportError
+from resnet_edge.graph import GraphIndex, attribute, prune, set_opset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnx import ModelProto
+
+__all__ = ["IR_VERSION", "OPSET", "SimplifyResult", "simplify"]
+
+# TensorRT 8.4–8.6 stop at opset 17; every later version and RTX read it.
+OPSET, IR_VERSION = 17, 8
+
+
+@dataclass(frozen=True)
+class SimplifyResult:
+    """A simplified model.
+
+    Attributes:
+        model: Opset 17, IR 8.
+        before: Number of nodes by operator.
+        after: The same after simplification.
+    """
+
+    model: ModelProto
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+
+def simplify(model: ModelProto, *, fold: bool = True) -> SimplifyResult:
+    """Fold constants and batch norms with onnxsim, then normalise the pooling head and the opset.
+
+    Args:
+        model: Any exported classifier.
+        fold: False leaves onnxsim out and only normalises.
+
+    Raises:
+        ExportError: onnxsim could not show that its result equals its input.
+        GraphError: An operator cannot be expressed in opset 17.
+    """
+    import onnxsim
+
+    before = Counter(n.op_type for n in model.graph.node)
+    if fold:
+        try:
+            model, equal = onnxsim.simplify(model)
+        except Exception as error:
+            raise ExportError(
+                f"onnxsim failed: {error}", hint="run again with --no-simplify"
+            ) from error
+        if not equal:
+            raise ExportError(
+                "onnxsim's result does not equal its input", hint="run again with --no-simplify"
+            )
+    _mean_to_global_average_pool(model)
+    _drop_exporter_metadata(model)
+    set_opset(model, OPSET, IR_VERSION)
+    after = Counter(n.op_type for n in model.graph.node)
+    return SimplifyResult(model, dict(before), dict(after))
+
+
+def _mean_to_global_average_pool(model: ModelProto) -> None:
+    """Replace the mean over height and width by GlobalAveragePool.
+
+    ReduceMean changed its inputs in opset 18, and the pooling operator is what TensorRT and ONNX
+    Runtime have INT8 kernels for.
+    """
+    import onnx
+
+    index = GraphIndex(model.graph)
+    for position, node in enumerate(model.graph.node):
+        if node.op_type != "ReduceMean" or not attribute(node, "keepdims", 1):
+            continue
+        axes = attribute(node, "axes")
+        if axes is None and len(node.input) > 1:
+            constant = index.constant(node.input[1])
+            axes = None if constant is None else constant.tolist()
+        if axes is None or sorted(axes) not in ([2, 3], [-2, -1]):
+            continue
+        pool = onnx.helper.make_node(
+            "GlobalAveragePool", [node.input[0]], list(node.output), name=node.name
+        )
+        model.graph.node.remove(node)
+        model.graph.node.insert(position, pool)
+    prune(model.graph)
+
+
+def _drop_exporter_metadata(model: ModelProto) -> None:
+    """Name weighted nodes after their weights; drop the exporter's notes, which hold file paths."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        if node.op_type in ("Conv", "Gemm") and node.input[1].endswith(".weight"):
+            node.name = node.input[1].removesuffix(".weight")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""

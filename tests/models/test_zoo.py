@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnet_edge.errors import ConfigError
+from resnet_edge.models.zoo import ARCHITECTURES, architecture, create
+from tests.conftest import require
+
+torch = require("torch")
+
+DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)
+
+
+def test_every_depth_of_the_paper_comes_residual_and_plain() -> None:
+    assert set(ARCHITECTURES) == {f"{kind}{d}" for kind in ("resnet", "plain") for d in DEPTHS}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_number_in_a_name_counts_weighted_layers_on_the_main_path(name: str) -> None:
+    with torch.device("meta"):
+        keys = create(name).state_dict()
+    convolutions = [k for k in keys if "conv" in k]
+    assert name.endswith(str(len(convolutions) + 1))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_plain_twin_differs_only_in_its_skips(depth: int) -> None:
+    residual, plain = architecture(f"resnet{depth}"), architecture(f"plain{depth}")
+    assert residual.residual
+    assert plain == replace(residual, residual=False)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("resnet50", 1000), ("resnet20", 10)])
+def test_number_of_classes_defaults_to_the_data_set_of_the_layout(name: str, classes: int) -> None:
+    assert architecture(name).num_classes == classes
+
+
+@given(
+    name=st.sampled_from(ARCHITECTURES), classes=st.integers(1, 5000), channels=st.integers(1, 16)
+)
+def test_classes_and_channels_are_passed_on(name: str, classes: int, channels: int) -> None:
+    config = architecture(name, num_classes=classes, in_channels=channels)
+    assert (config.num_classes, config.in_channels) == (classes, channels)
+    assert replace(config, num_classes=1, in_channels=1) == architecture(
+        name, num_classes=1, in_channels=1
+    )
+
+
+def test_bottlenecks_are_v1_5_like_torchvisions() -> None:
+    assert not architecture("resnet50").stride_in_1x1
+
+
+@given(name=st.text(max_size=12).filter(lambda n: n not in ARCHITECTURES))
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ConfigError, match="unknown architecture") as caught:
+        architecture(name)
+    assert "resnet18" in (caught.value.hint or "")
+
+
+def test_creating_a_network_is_reproducible_from_the_seed() -> None:
+    def weights(seed: int) -> object:
+        torch.manual_seed(seed)
+        return create("resnet20").conv1.weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
