@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from resnet_edge.models.resnet import ResNet
     from resnet_edge.progress import Progress
 
-__all__ = ["MODEL", "ExportConfig", "ExportResult", "Parity", "compare_logits", "export"]
+__all__ = [
+    "MODEL",
+    "ExportConfig",
+    "ExportResult",
+    "Parity",
+    "compare_logits",
+    "export",
+    "reload_model",
+    "store_evaluation",
+]
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +168,18 @@ def export(
     return result
 
 
+def reload_model(bundle: Bundle, path: Path) -> ResNet:
+    """Load the bundle's checkpoint again, as the network it was exported as.
+
+    Raises:
+        CheckpointError: The checkpoint is unusable.
+    """
+    from resnet_edge.models.resnet import ResNetConfig
+
+    network = ResNetConfig.from_json(bundle.entry(MODEL)["config"]["network"])
+    return load_model(replace(read_checkpoint(path), config=network))
+
+
 def store_evaluation(
     bundle: Bundle, model: ResNet, images: ImageSource, *, progress: Progress = SILENT
 ) -> Evaluated:
@@ -236,7 +257,8 @@ def _export(
     bundle.path.mkdir(parents=True, exist_ok=True)
     save_graph(simplified.model, bundle.file(MODEL))
     tools = {m.__name__: m.__version__ for m in (_module("torch"), _module("onnxruntime"), onnx)}
-    details = {"parity": asdict(parity), "nodes": dict(simplified.after)}
+    details: dict[str, Any] = {"parity": asdict(parity), "nodes": dict(simplified.after)}
+    details["data"] = str(source.path.resolve())
     bundle.record(MODEL, replace(record, tools=tools, details=details))
     golden_labels = np.full(len(kept), -1) if labels is None else labels[kept]
     Golden(pixels, reference, golden_labels.astype(np.int64)).save(

@@ -87,7 +87,7 @@ def tiny_resnet() -> ResNet:
 
 @pytest.fixture(scope="session")
 def easy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """IDX directory of 192 training and 64 test images: bright above (0) or bright below (1)."""
+    """IDX directory of 192 training and 64 test images: bright ``above`` (0) or ``below`` (1)."""
     folder = tmp_path_factory.mktemp("easy")
     rng = np.random.default_rng(0)
     for part, count in (("train", 192), ("t10k", 64)):
@@ -97,6 +97,7 @@ def easy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels[labels == 1, 14:] += 150
         write_idx(folder / f"{part}-images-idx3-ubyte.gz", pixels)
         write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+    (folder / "classes.txt").write_text("above\nbelow\n")
     return folder
 
 

@@ -6,7 +6,7 @@ import struct
 import threading
 import tracemalloc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +25,6 @@ from resnet_edge.data import (
 )
 from resnet_edge.errors import DataError
 from resnet_edge.imaging import FASHION_MNIST, ImageSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SPEC = ImageSpec(resize=None, crop=(4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
 GRAY = ImageSpec(resize=None, crop=(4, 4), mean=(0.0,), std=(1.0,), color="gray")
@@ -63,17 +60,13 @@ def labels_file(folder: Path, text: str) -> Path:
 @given(shape=st.lists(st.integers(0, 5), min_size=1, max_size=3), seed=st.integers(0, 2**32 - 1))
 def test_idx_round_trips_gzipped_and_plain(tmp_path: Path, shape: list[int], seed: int) -> None:
     array = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    packed, plain = tmp_path / "a.gz", tmp_path / "a"
+    packed, again, plain = (tmp_path / name for name in ("a.gz", "b.gz", "a"))
     write_idx(packed, array)
+    write_idx(again, array)
+    assert again.read_bytes() == packed.read_bytes(), "something in the file is not the images"
     plain.write_bytes(gzip.decompress(packed.read_bytes()))
     for path in (packed, plain):
         assert np.array_equal(read_idx(path, dimensions=len(shape)), array)
-
-
-def test_writing_idx_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.gz", "b.gz"):
-        write_idx(tmp_path / name, numbered(3).pixels)
-    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
 
 
 GOOD = idx_header(2, 3, 4) + bytes(24)
@@ -96,6 +89,7 @@ GOOD = idx_header(2, 3, 4) + bytes(24)
         ("truncated gzip.gz", gzip.compress(GOOD)[:-9]),
         ("damaged gzip.gz", gzip.compress(GOOD)[:12] + b"\xff" * 20),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_damaged_idx_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -134,6 +128,7 @@ def test_the_shipped_sets_are_whole_distinct_and_disjoint(shipped_images: Path) 
     assert not keys[0] & keys[1]
     for source in (calibration, test):
         assert np.unique(source.labels).tolist() == list(range(10))
+        assert len(source.class_names or ()) == 10
     (batch,) = ImageBatches(calibration, FASHION_MNIST, 16, range(16))
     assert batch.pixels.shape == (16, 28, 28, 1)
 
@@ -159,6 +154,24 @@ def test_an_idx_pair_that_does_not_match_or_is_empty_is_refused(
     write_pair(tmp_path, "", images, labels)
     with pytest.raises(DataError, match=r"labels for|no image"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_class_names_are_read_beside_the_idx_files_or_one_folder_up(
+    tmp_path: Path, place: str
+) -> None:
+    write_pair(tmp_path / "set", "", 3)
+    (tmp_path / "set" / place / "classes.txt").write_text("größer\nkleiner\n", encoding="utf-8")
+    assert open_images(tmp_path / "set").class_names == ("größer", "kleiner")
+
+
+@pytest.mark.parametrize("content", [b"one\ntwo\n", b"\xff\xfe\n\n\n"], ids=["short", "no UTF-8"])
+def test_class_names_that_do_not_fit_the_labels_are_refused(tmp_path: Path, content: bytes) -> None:
+    write_idx(tmp_path / "images-idx3-ubyte.gz", numbered(3).pixels)
+    write_idx(tmp_path / "labels-idx1-ubyte.gz", np.arange(3, dtype=np.uint8))
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError):
+        resolve_labels(open_images(tmp_path), class_names=("one", "two"), num_classes=2)
 
 
 def test_class_folders_give_labels_in_sorted_order(tmp_path: Path) -> None:

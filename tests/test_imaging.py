@@ -168,7 +168,9 @@ def test_alpha_is_dropped_and_not_composited(tmp_path: Path, mode: str) -> None:
     assert np.array_equal(read(tmp_path / "a.png", raw(8, 8)), expected)
 
 
-@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+@pytest.mark.parametrize(
+    "transparency", [None, 1, bytes([0, 128, 255])], ids=["none", "one colour", "every colour"]
+)
 def test_a_palette_image_is_read_in_its_colours(
     tmp_path: Path, transparency: bytes | int | None
 ) -> None:

@@ -70,7 +70,7 @@ class TorchSession(Session):
 
         if threads:
             torch.set_num_threads(threads)
-        self._module = deployable(model.eval(), spec)
+        self._module = deployable(model.eval(), spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = "uint8" if spec.input == "uint8" else "float32"
         self.inputs = (TensorSpec("input", (None, *spec.input_shape), dtype),)
         self.outputs = (TensorSpec("logits", (None, model.config.num_classes), "float32"),)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_edge import __version__
-from resnet_edge.cli import train
+from resnet_edge.cli import bench, build, calibrate, demo, export, inspect, quantize, train, verify
 from resnet_edge.cli.output import show_error
 from resnet_edge.errors import ResnetEdgeError
 
@@ -23,7 +23,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train.train,):
+for _command in (
+    demo.demo,
+    train.train,
+    export.export,
+    calibrate.calibrate,
+    quantize.quantize,
+    build.build,
+    verify.verify,
+    bench.bench,
+    inspect.inspect,
+    calibrate.recipes,
+    build.targets,
+):
     app.command()(_command)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DebugFlag", "JsonFlag", "Output", "QuietFlag", "show_error"]
 
+_PIPE_WIDTH = 120  # columns where stdout is not a terminal
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Verbose messages and tracebacks.")]
@@ -38,7 +40,7 @@ class Output:
 
     def __init__(self, *, json: bool, quiet: bool, debug: bool) -> None:
         self.json = json
-        self.progress: Progress = SILENT if quiet else _Bars()
+        self.progress: Progress = SILENT if quiet else _Bars() if sys.stderr.isatty() else _Lines()
         level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
         _configure_logging(level)
 
@@ -54,7 +56,8 @@ class Output:
             return
         from rich.console import Console
 
-        render(Console(highlight=False))
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        render(Console(highlight=False, soft_wrap=True, width=width))
 
 
 def show_error(kind: str, message: str, hint: str | None, *, json: bool) -> None:
@@ -64,6 +67,16 @@ def show_error(kind: str, message: str, hint: str | None, *, json: bool) -> None
         sys.stdout.write(json_module.dumps({"error": error}, indent=2) + "\n")
     else:
         sys.stderr.write(f"error: {message}\n" + (f"  hint: {hint}\n" if hint else ""))
+
+
+class _Lines:
+    """One line per task, where stderr is a file or a pipe."""
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None) -> Iterator[Task]:
+        sys.stderr.write(f"{label}{'' if total is None else f' ({total})'} …\n")
+        with SILENT.task(label, total) as task:
+            yield task
 
 
 class _Bars:

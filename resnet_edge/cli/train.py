@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from resnet_edge.cli.options import numbers
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 
 __all__ = ["train"]
@@ -53,7 +54,7 @@ def train(
     from resnet_edge.train import train as run_training
 
     spec = ImageSpec(
-        resize=size, crop=(size, size), color=color, mean=_floats(mean), std=_floats(std)
+        resize=size, crop=(size, size), color=color, mean=numbers(mean), std=numbers(std)
     )
     training = images.open_images(data, split="train")
     try:
@@ -91,10 +92,3 @@ def train(
             + f"\n{result.checkpoint}"
         ),
     )
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a comma-separated list of numbers") from error

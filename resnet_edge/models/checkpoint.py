@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from resnet_edge.artifacts import atomic_path, sha256_file
@@ -258,18 +258,9 @@ def _identify(
 def _recorded_config(path: Path, metadata: Mapping[str, Any]) -> ResNetConfig:
     from resnet_edge.models.resnet import ResNetConfig
 
-    value = metadata["config"]
-    if not isinstance(value, dict) or set(value) != {f.name for f in fields(ResNetConfig)}:
-        raise CheckpointError(f"{path} has malformed metadata: not the keys of a ResNetConfig")
     try:
-        return ResNetConfig(
-            **{
-                **value,
-                "layers": tuple(int(n) for n in value["layers"]),
-                "widths": tuple(int(n) for n in value["widths"]),
-            }
-        )
-    except (TypeError, ValueError) as error:
+        return ResNetConfig.from_json(metadata["config"])
+    except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} has malformed metadata: {error}") from error
 
 

@@ -5,8 +5,8 @@ Parameter names are torchvision's, so that its state dicts load without renaming
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -47,6 +47,19 @@ class ResNetConfig:
     stride_in_1x1: bool = False
     in_channels: int = 3
     num_classes: int = 1000
+
+    @classmethod
+    def from_json(cls, value: Any) -> ResNetConfig:
+        """Read what ``dataclasses.asdict`` and a trip through JSON made of a configuration.
+
+        Raises:
+            ValueError: It is not an object with exactly these keys.
+            TypeError: ``layers`` or ``widths`` are not lists of numbers.
+        """
+        if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
+            raise ValueError("not an object with the keys of a ResNetConfig")
+        lists = {key: tuple(int(n) for n in value[key]) for key in ("layers", "widths")}
+        return cls(**{**value, **lists})
 
 
 def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:

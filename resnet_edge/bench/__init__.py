@@ -1,0 +1,1 @@
+"""Latency and throughput, with the protocol that makes the numbers comparable."""

@@ -1,0 +1,212 @@
+"""The bench stage: latency percentiles and throughput of several contenders, interleaved.
+
+Every contender runs in its own process, since two runtimes in one process fight over threads. The
+processes measure one after another in the order A B B A …, so that a machine that slows down or
+speeds up meanwhile does so for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.bench.machine import describe_machine
+from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.progress import SILENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.progress import Progress
+
+__all__ = ["BenchConfig", "BenchResult", "Contender", "bench"]
+
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """How long to measure.
+
+    Attributes:
+        duration: Seconds of measurement per contender and batch, at least.
+        iterations: Calls per contender and batch, at least.
+        warm_up: Seconds of warm-up, at least; it goes on until the median settles.
+        batches: Batch sizes.
+    """
+
+    duration: float = 3.0
+    iterations: int = 100
+    warm_up: float = 0.5
+    batches: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        if min(self.batches, default=0) < 1 or self.iterations < 1:
+            raise ConfigError("batch sizes and iterations must be at least 1")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is measured.
+
+    Attributes:
+        backend: ``pytorch`` or ``onnxruntime``.
+        precision: ``fp32`` or ``int8``.
+        file: Checkpoint or ONNX file.
+    """
+
+    backend: str
+    precision: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Latencies of one contender at one batch size.
+
+    Attributes:
+        contender: What was measured.
+        batch: Images per call.
+        latencies_ms: End-to-end time of every call on the host, sorted, in milliseconds.
+        seconds: Their sum.
+    """
+
+    contender: Contender
+    batch: int
+    latencies_ms: tuple[float, ...]
+    seconds: float
+
+    def percentile(self, percent: float) -> float:
+        """Return a latency percentile in milliseconds (nearest rank)."""
+        rank = max(0, -(-len(self.latencies_ms) * percent // 100) - 1)
+        return self.latencies_ms[int(rank)]
+
+    @property
+    def throughput_ips(self) -> float:
+        """Images per second, one call after another."""
+        return self.batch * len(self.latencies_ms) / self.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable keys of ``bench --json``."""
+        values = self.latencies_ms
+        return {
+            "backend": self.contender.backend,
+            "precision": self.contender.precision,
+            "batch": self.batch,
+            "n": len(values),
+            "latency_ms": {
+                "mean": sum(values) / len(values),
+                "min": values[0],
+                **{f"p{p}": self.percentile(p) for p in (50, 90, 95, 99)},
+                "max": values[-1],
+            },
+            "throughput_ips": self.throughput_ips,
+        }
+
+
+def bench(
+    bundle: Bundle,
+    contenders: Sequence[Contender],
+    config: BenchConfig | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> tuple[list[BenchResult], dict[str, Any]]:
+    """Measure every contender at every batch size.
+
+    Returns:
+        Results, and the description of this machine.
+
+    Raises:
+        BackendUnavailableError: A contender's process died.
+    """
+    config = config or BenchConfig()
+    machine = describe_machine()
+    results = []
+    with progress.task("bench", total=len(config.batches) * len(contenders) * _ROUNDS) as task:
+        for batch in config.batches:
+            with ExitStack() as stack:
+                workers = [
+                    stack.enter_context(_Worker(bundle.path, contender, batch))
+                    for contender in contenders
+                ]
+                results += _interleave(workers, config, batch, task)
+    return results, machine
+
+
+def _interleave(
+    workers: Sequence[_Worker], config: BenchConfig, batch: int, task: Any
+) -> list[BenchResult]:
+    for worker in workers:
+        worker.ask({"warm_up_s": config.warm_up})
+    samples: dict[int, list[float]] = {i: [] for i in range(len(workers))}
+    command = {
+        "seconds": config.duration / _ROUNDS,
+        "count": -(-config.iterations // _ROUNDS),
+    }
+    for turn in range(_ROUNDS):
+        order = list(enumerate(workers))
+        for position, worker in reversed(order) if turn % 2 else order:
+            samples[position] += worker.ask(command)["ms"]
+            task.advance(status=f"{worker.contender.backend} {worker.contender.precision}")
+    return [
+        BenchResult(worker.contender, batch, tuple(sorted(samples[i])), sum(samples[i]) / 1000)
+        for i, worker in enumerate(workers)
+    ]
+
+
+class _Worker:
+    """A contender's process."""
+
+    def __init__(self, bundle: Path, contender: Contender, batch: int) -> None:
+        self.contender = contender
+        self._spec = json.dumps(
+            {
+                "bundle": str(bundle),
+                "backend": contender.backend,
+                "file": str(contender.file),
+                "batch": batch,
+            }
+        )
+
+    def __enter__(self) -> _Worker:
+        self._messages = tempfile.TemporaryFile("w+")  # a pipe nobody reads would fill up
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "resnet_edge.bench.worker", self._spec],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            text=True,
+        )
+        self._answer()
+        return self
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Send one command and wait for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._messages.seek(0)
+            last = self._messages.read().strip().splitlines()[-1:] or ["no message"]
+            raise BackendUnavailableError(
+                f"{self.contender.backend} {self.contender.precision} cannot run: {last[0]}"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._messages.close()

@@ -1,0 +1,101 @@
+"""One contender in a process of its own: ``python -m resnet_edge.bench.worker SPEC``.
+
+Reads commands on stdin, one JSON object a line, and answers each with one line on stdout:
+``{"warm_up_s": …}`` settles the session, ``{"seconds": …, "count": …}`` measures a block and
+returns the latency of every call in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.bundle import Bundle
+from resnet_edge.reference import Golden
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from resnet_edge.backends.base import Session
+
+__all__: list[str] = []
+
+_SETTLED = 0.03  # relative change of the median between two windows
+_WINDOW = 10
+
+
+def main() -> None:
+    """Serve commands until stdin closes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+    spec = json.loads(sys.argv[1])
+    bundle = Bundle.open(Path(spec["bundle"]))
+    session = _open(bundle, spec)
+    feed = {session.inputs[0].name: _batch(bundle, int(spec["batch"]))}
+    answers.write(json.dumps({"ready": True}) + "\n")
+    for line in sys.stdin:
+        command = json.loads(line)
+        if "warm_up_s" in command:
+            calls = _warm_up(session, feed, float(command["warm_up_s"]))
+            answers.write(json.dumps({"calls": calls}) + "\n")
+        else:
+            block = _measure(session, feed, float(command["seconds"]), int(command["count"]))
+            answers.write(json.dumps({"ms": block}) + "\n")
+
+
+def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:
+    if spec["backend"] == "pytorch":
+        from resnet_edge.backends.pytorch import TorchSession
+        from resnet_edge.export import reload_model
+
+        model = reload_model(bundle, Path(spec["file"]))
+        return TorchSession(model, bundle.model.image_spec)
+    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(Path(spec["file"]))
+
+
+def _batch(bundle: Bundle, size: int) -> NDArray[Any]:
+    """Return a batch of the bundle's golden images, repeated as often as needed."""
+    import numpy as np
+
+    pixels = Golden.load(bundle).pixels
+    return bundle.model.image_spec.to_input(pixels[np.arange(size) % len(pixels)])
+
+
+def _warm_up(session: Session, feed: Mapping[str, NDArray[Any]], at_least: float) -> int:
+    """Run until the median of a window of calls stands still, at least ``at_least`` seconds."""
+    started, previous, calls = time.perf_counter(), 0.0, 0
+    while True:
+        window = sorted(_measure(session, feed, 0.0, _WINDOW))
+        calls += _WINDOW
+        median = window[_WINDOW // 2]
+        elapsed = time.perf_counter() - started
+        settled = abs(median - previous) <= _SETTLED * median
+        if elapsed >= at_least and (settled or elapsed >= 10 * at_least):
+            return calls
+        previous = median
+
+
+def _measure(
+    session: Session, feed: Mapping[str, NDArray[Any]], seconds: float, count: int
+) -> list[float]:
+    """Call until both the duration and the count are reached; return milliseconds per call."""
+    latencies: list[float] = []
+    clock = time.perf_counter
+    end = clock() + seconds
+    while len(latencies) < count or clock() < end:
+        started = clock()
+        session.run(feed)
+        latencies.append(1000 * (clock() - started))
+    return latencies
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""``resnet-edge bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resnet_edge.cli import options
+from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resnet_edge.bench.latency import BenchResult
+
+__all__ = ["bench"]
+
+
+def bench(
+    bundle: options.BundleArgument,
+    batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1",
+    duration: Annotated[
+        float, typer.Option(min=0.0, help="Seconds of measurement each, at least.")
+    ] = 3.0,
+    iterations: Annotated[int, typer.Option(min=1, help="Calls each, at least.")] = 100,
+    warm_up: Annotated[float, typer.Option(min=0.0, help="Seconds of warm-up, at least.")] = 0.5,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The checkpoint, if it moved since the export.")
+    ] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Latency and throughput of everything in the bundle that this machine can run."""
+    out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.bench.latency import BenchConfig
+    from resnet_edge.bench.latency import bench as run_bench
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.pipeline import contenders
+
+    opened = Bundle.open(bundle)
+    config = BenchConfig(
+        duration=duration,
+        iterations=iterations,
+        warm_up=warm_up,
+        batches=tuple(int(n) for n in options.numbers(batch)),
+    )
+    results, machine = run_bench(
+        opened, contenders(opened, checkpoint), config, progress=out.progress
+    )
+    out.result(
+        {"results": [r.to_json() for r in results], "machine": machine},
+        lambda console: _render(console, results, machine),
+    )
+
+
+def _render(console: Console, results: list[BenchResult], machine: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    grid = Table(
+        title=f"latency in ms on {machine['cpu']}, {machine['usable_cpus']} CPUs, {machine['date']}"
+    )
+    for heading in ("backend", "precision"):
+        grid.add_column(heading)
+    for heading in ("batch", "calls", "p50", "p90", "p99", "images/s", "vs first"):
+        grid.add_column(heading, justify="right")
+    for result in results:
+        first = next(r for r in results if r.batch == result.batch)
+        grid.add_row(
+            result.contender.backend,
+            result.contender.precision,
+            str(result.batch),
+            str(len(result.latencies_ms)),
+            *[f"{result.percentile(p):.3f}" for p in (50, 90, 99)],
+            f"{result.throughput_ips:,.0f}",
+            f"{first.percentile(50) / result.percentile(50):.2f}x",
+        )
+    console.print(grid)

@@ -1,0 +1,97 @@
+"""Say what a file or directory is: checkpoint, bundle, ONNX model or engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.build import read_sidecar, sidecar_path
+from resnet_edge.bundle import MANIFEST, Bundle
+from resnet_edge.errors import ResnetEdgeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["inspect"]
+
+_RTX_MAGIC = b"vGGt"
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Describe ``path`` as plain JSON values; the key ``kind`` says what it is.
+
+    Raises:
+        ResnetEdgeError: It does not exist, or is damaged.
+    """
+    if not path.exists():
+        raise ResnetEdgeError(f"{path} does not exist", hint="check the path")
+    if (path / MANIFEST).is_file():
+        return _bundle(path)
+    if path.is_file():
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+        if sidecar_path(path).is_file() or magic == _RTX_MAGIC:
+            return _engine(path)
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    return _checkpoint(path)
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from resnet_edge.models.checkpoint import load_model, read_checkpoint
+    from resnet_edge.models.resnet import count_macs
+
+    checkpoint = read_checkpoint(path)
+    model, spec = load_model(checkpoint), checkpoint.image_spec
+    return {
+        "kind": "checkpoint",
+        "architecture": checkpoint.architecture,
+        "num_classes": checkpoint.config.num_classes,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs": count_macs(model, (spec.channels, *spec.crop)),
+        "source_format": checkpoint.source_format,
+        "image_spec": spec.to_json(),
+        "labels": None if checkpoint.labels is None else list(checkpoint.labels),
+        "config": asdict(checkpoint.config),
+        "sha256": checkpoint.sha256,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    bundle = Bundle.open(path)
+    artifacts = {
+        name: {k: bundle.entry(name)[k] for k in ("stage", "bytes", "sha256", "created")}
+        for name in bundle.names()
+    }
+    return {"kind": "bundle", **bundle.model.to_json(), "artifacts": artifacts}
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    from resnet_edge.graph import load_graph, opset_of
+
+    model = load_graph(path)
+    quantized = sum(n.op_type == "QuantizeLinear" for n in model.graph.node)
+    initializers = {i.name for i in model.graph.initializer}
+    return {
+        "kind": "onnx",
+        "opset": opset_of(model),
+        "ir_version": model.ir_version,
+        "producer": model.producer_name,
+        "inputs": {i.name: _shape(i) for i in model.graph.input if i.name not in initializers},
+        "outputs": {o.name: _shape(o) for o in model.graph.output},
+        "nodes": dict(Counter(n.op_type for n in model.graph.node)),
+        "quantize_nodes": quantized,
+        "bytes": path.stat().st_size,
+        "metadata": {p.key: p.value for p in model.metadata_props},
+    }
+
+
+def _shape(value: Any) -> list[int | str]:
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_param or d.dim_value for d in dims]
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    return {"kind": "engine", **asdict(read_sidecar(path)), "bytes": path.stat().st_size}

@@ -1,0 +1,1 @@
+"""Verification: does the candidate answer as the PyTorch reference does?"""

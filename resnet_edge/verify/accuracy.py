@@ -1,0 +1,310 @@
+"""The verify stage: reference and candidate on the same images, and a three-way gate."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.calibrate.stage import TABLE
+from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.data import resolve_labels
+from resnet_edge.errors import DataError
+from resnet_edge.export import MODEL, store_evaluation
+from resnet_edge.progress import SILENT
+from resnet_edge.reference import Evaluated, Golden, run_all
+from resnet_edge.verify.statistics import (
+    Z_ONE_SIDED_95,
+    Z_TWO_SIDED_95,
+    Paired,
+    drop_limit,
+    gate,
+    mcnemar,
+    needed_images,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.data import ImageSource
+    from resnet_edge.progress import Progress
+    from resnet_edge.verify.candidate import Candidate, Executed
+    from resnet_edge.verify.statistics import Outcome
+
+__all__ = ["AccuracyResult", "Score", "verify"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one model, in percent; None without labels.
+
+    Attributes:
+        top1: Images whose most likely class is right.
+        top5: Images whose class is among the five most likely; None with five classes or fewer.
+    """
+
+    top1: float | None
+    top5: float | None
+
+
+@dataclass(frozen=True)
+class AccuracyResult:
+    """What the comparison showed.
+
+    Attributes:
+        n: Images compared.
+        skipped: Images that could not be decoded.
+        source: Where the reference logits come from: ``pytorch``, or ``onnx`` where PyTorch or
+            the checkpoint is not at hand (the export proved both equal on the golden images).
+        reference: Accuracy of the reference.
+        candidate: Accuracy of the candidate.
+        backend: Backend of the candidate.
+        precision: Precision of the candidate.
+        executed: What ran: the engine, or its graph in its place.
+        drop_points: Reference minus candidate in percentage points; None without labels.
+        drop_ci95: Two-sided 95 % interval of the drop; None without labels.
+        drop_upper95: One-sided 95 % upper limit of the drop. Without labels it is the limit of
+            the share of images on which the two disagree, which bounds any drop.
+        agreement: Images on which both predict the same class, in percent.
+        mcnemar_p: p-value of McNemar's exact test; None without labels.
+        mean_kl: Mean KL divergence of the softmax, in nats.
+        max_drop: The gate, in points.
+        outcome: ``pass``, ``fail`` or ``inconclusive``.
+        needed_n: Images that would settle an inconclusive outcome; None if none would.
+    """
+
+    n: int
+    skipped: int
+    source: str
+    reference: Score
+    candidate: Score
+    backend: str
+    precision: str
+    executed: Executed
+    drop_points: float | None
+    drop_ci95: tuple[float, float] | None
+    drop_upper95: float
+    agreement: float
+    mcnemar_p: float | None
+    mean_kl: float
+    max_drop: float
+    outcome: Outcome
+    needed_n: int | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate is met."""
+        return self.outcome == "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable keys of ``verify --json``."""
+        return {
+            "n": self.n,
+            "skipped": self.skipped,
+            "reference": {"source": self.source, **vars(self.reference)},
+            "candidate": {
+                "backend": self.backend, "precision": self.precision, **vars(self.candidate)
+            },
+            "drop_points": self.drop_points,
+            "drop_ci95": None if self.drop_ci95 is None else list(self.drop_ci95),
+            "drop_upper95": self.drop_upper95,
+            "agreement": self.agreement,
+            "mcnemar_p": self.mcnemar_p,
+            "mean_kl": self.mean_kl,
+            "max_drop": self.max_drop,
+            "executed": self.executed,
+            "outcome": self.outcome,
+            "needed_n": self.needed_n,
+            "passed": self.passed,
+        }  # fmt: skip
+
+
+def verify(
+    bundle: Bundle,
+    candidate: Candidate,
+    source: ImageSource | None,
+    *,
+    max_drop: float = 0.5,
+    checkpoint: Path | None = None,
+    progress: Progress = SILENT,
+) -> AccuracyResult:
+    """Compare a candidate with the PyTorch reference on the same images.
+
+    Args:
+        bundle: Holds the reference.
+        candidate: What to judge.
+        source: Images that were not used for calibration; labels make it a comparison of top-1.
+            None takes the bundle's golden images, which are too few for a tight gate.
+        max_drop: Largest allowed drop of top-1, in percentage points.
+        checkpoint: The checkpoint, if it moved since the export.
+        progress: Listener.
+
+    Raises:
+        DataError: The images overlap with the calibration images or do not fit the model.
+    """
+    if source is None:
+        return _verify_golden(bundle, candidate, max_drop)
+    spec, info = bundle.model.image_spec, bundle.model
+    labels = resolve_labels(source, class_names=info.labels, num_classes=info.num_classes)
+    keys = [source.key(i) for i in range(len(source))]
+    _refuse_overlap(bundle, source, keys)
+    with candidate.open() as session:
+        logits, kept, skipped = run_all(
+            session, source, spec, label=f"verify {candidate.precision}", progress=progress
+        )
+    if skipped:
+        log.warning("%d images could not be decoded and were skipped", len(skipped))
+    reference, origin = _reference(bundle, source, keys, kept, checkpoint, progress)
+    return _compare(
+        candidate, reference, logits, None if labels is None else labels[list(kept)],
+        origin=origin, skipped=len(skipped), max_drop=max_drop,
+    )  # fmt: skip
+
+
+def _verify_golden(bundle: Bundle, candidate: Candidate, max_drop: float) -> AccuracyResult:
+    golden = Golden.load(bundle)
+    with candidate.open() as session:
+        feed = {session.inputs[0].name: bundle.model.image_spec.to_input(golden.pixels)}
+        logits = next(iter(session.run(feed).values()))
+    labels = golden.labels if (golden.labels >= 0).all() else None
+    return _compare(
+        candidate, golden.logits, logits, labels, origin="pytorch", skipped=0, max_drop=max_drop
+    )
+
+
+def _compare(
+    candidate: Candidate,
+    reference: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    *,
+    origin: str,
+    skipped: int,
+    max_drop: float,
+) -> AccuracyResult:
+    n = len(logits)
+    same = int((reference.argmax(1) == logits.argmax(1)).sum())
+    limit = max_drop / 100
+    if labels is None:
+        # Whatever the labels are, the drop cannot exceed the disagreement; nor does a
+        # disagreement prove a drop, so without labels the gate never fails, it only cannot pass.
+        counts = Paired(n, n - same, 0)
+        outcome = gate(counts, limit)
+        outcome = "inconclusive" if outcome == "fail" else outcome
+    else:
+        right, still = reference.argmax(1) == labels, logits.argmax(1) == labels
+        counts = Paired(n, int((right & ~still).sum()), int((~right & still).sum()))
+        outcome = gate(counts, limit)
+    two_sided = [100 * drop_limit(counts, Z_TWO_SIDED_95, upper=up) for up in (False, True)]
+    return AccuracyResult(
+        n=n,
+        skipped=skipped,
+        source=origin,
+        reference=_score(reference, labels),
+        candidate=_score(logits, labels),
+        backend=candidate.backend,
+        precision=candidate.precision,
+        executed=candidate.executed,
+        drop_points=None if labels is None else 100 * counts.drop,
+        drop_ci95=None if labels is None else (two_sided[0], two_sided[1]),
+        drop_upper95=100 * drop_limit(counts, Z_ONE_SIDED_95, upper=True),
+        agreement=100 * same / n,
+        mcnemar_p=None if labels is None else mcnemar(counts),
+        mean_kl=_mean_kl(reference, logits),
+        max_drop=max_drop,
+        outcome=outcome,
+        needed_n=needed_images(counts, limit) if outcome == "inconclusive" else None,
+    )
+
+
+def _refuse_overlap(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> None:
+    if TABLE not in bundle.names():
+        return
+    used = set(RangesTable.load(bundle.artifact(TABLE)).images)
+    overlap = sum(key in used for key in keys)
+    if overlap:
+        raise DataError(
+            f"{overlap} of the {len(keys)} images in {source.path} were used for calibration",
+            hint="verify on images the calibration has not seen",
+        )
+
+
+def _reference(
+    bundle: Bundle,
+    source: ImageSource,
+    keys: Sequence[str],
+    kept: Sequence[int],
+    checkpoint: Path | None,
+    progress: Progress,
+) -> tuple[NDArray[np.float32], str]:
+    """Return reference logits: recorded ones, else PyTorch's, else those of the float ONNX."""
+    wanted = [keys[i] for i in kept]
+    known = Evaluated.load(bundle)
+    found = None if known is None else known.lookup(wanted)
+    if known is not None and found is not None:
+        return found, known.source
+    model = _torch_model(bundle, checkpoint)
+    if model is not None:
+        evaluated = store_evaluation(bundle, model, source, progress=progress)
+        found = evaluated.lookup(wanted)
+        if found is None:
+            raise DataError(f"{source.path} changed while it was being read")
+        return found, evaluated.source
+    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+    log.warning("PyTorch or the checkpoint is not at hand; the float ONNX model is the reference")
+    with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
+        logits, _, _ = run_all(
+            session, source, bundle.model.image_spec, indices=kept,
+            label="ONNX reference", progress=progress,
+        )  # fmt: skip
+    return logits, "onnx"
+
+
+def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
+    """Return the PyTorch model if PyTorch and the bundle's own checkpoint are here."""
+    import importlib.util
+    from pathlib import Path
+
+    from resnet_edge.artifacts import sha256_file
+
+    path = checkpoint or Path(bundle.model.source)
+    if importlib.util.find_spec("torch") is None or not path.is_file():
+        return None
+    if sha256_file(path) != bundle.model.source_sha256:
+        if checkpoint is None:
+            return None
+        raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")
+    from resnet_edge.export import reload_model
+
+    return reload_model(bundle, path)
+
+
+def _score(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Score:
+    import numpy as np
+
+    if labels is None:
+        return Score(None, None)
+    top1 = 100 * float((logits.argmax(1) == labels).mean())
+    if logits.shape[1] <= 5:
+        return Score(top1, None)
+    best = np.argpartition(-logits, 5, axis=1)[:, :5]
+    return Score(top1, 100 * float((best == labels[:, None]).any(axis=1).mean()))
+
+
+def _mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    import numpy as np
+
+    def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
+        shifted = x.astype(np.float64) - x.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+    p, q = log_softmax(reference), log_softmax(logits)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())

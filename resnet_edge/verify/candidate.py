@@ -1,0 +1,106 @@
+"""Find the engine that is to be verified, check it, and say what can be executed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from resnet_edge.artifacts import sha256_file
+from resnet_edge.build import read_sidecar
+from resnet_edge.errors import BundleError, EngineMismatchError
+from resnet_edge.export import MODEL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resnet_edge.backends.base import Session
+    from resnet_edge.bundle import Bundle
+
+__all__ = ["Candidate", "Executed", "find_candidate"]
+
+Executed = Literal["engine", "graph", "none"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is compared with the reference.
+
+    Attributes:
+        backend: Backend of the engine, ``onnxruntime`` for the float model.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        target: Name of the target; empty for the float model.
+        file: The engine.
+        runnable: The ONNX file ONNX Runtime executes: the engine itself, or its graph.
+        executed: ``engine`` if ``runnable`` is the engine; ``graph`` if it stands in for it.
+    """
+
+    backend: str
+    precision: str
+    target: str
+    file: Path
+    runnable: Path
+    executed: Executed
+
+    def open(self) -> Session:
+        """Load what is executed.
+
+        A graph that stands in for an engine runs exactly as written, without ONNX Runtime's own
+        fusions, so that Q/DQ pairs mean what TensorRT takes them to mean.
+        """
+        from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(self.runnable, exact=self.executed == "graph")
+
+
+def find_candidate(
+    bundle: Bundle,
+    *,
+    engine: Path | None = None,
+    precision: str | None = None,
+    backend: str | None = None,
+    target: str | None = None,
+) -> Candidate:
+    """Return the engine asked for, or the newest build that fits.
+
+    Raises:
+        BundleError: The bundle has no such build.
+        EngineMismatchError: The engine, its sidecar and the bundle do not belong together.
+    """
+    if engine is not None:
+        return _from_engine(bundle, engine)
+    for name in reversed(bundle.names()):
+        entry = bundle.entry(name)
+        if entry["stage"] != "build":
+            continue
+        made_for = entry["config"]["target"]
+        if precision in (None, entry["config"]["precision"]) and (
+            backend in (None, made_for["backend"]) and target in (None, made_for["name"])
+        ):
+            return _from_engine(bundle, bundle.artifact(name))
+    if precision in (None, "fp32") and backend in (None, "onnxruntime") and target is None:
+        model = bundle.artifact(MODEL)
+        return Candidate("onnxruntime", "fp32", "", model, model, "engine")
+    wanted = " ".join(w for w in (precision, backend, target) if w)
+    raise BundleError(
+        f"{bundle.path} has no {wanted} build",
+        hint=f"make one with: resnet-edge build {bundle.path} …",
+    )
+
+
+def _from_engine(bundle: Bundle, engine: Path) -> Candidate:
+    sidecar = read_sidecar(engine)
+    graph = bundle.file(sidecar.onnx)
+    if not graph.is_file() or sha256_file(graph) != sidecar.onnx_sha256:
+        raise EngineMismatchError(
+            f"{engine} was built from another {sidecar.onnx} than the one in {bundle.path}",
+            hint="the model or its calibration changed since; build again",
+        )
+    runs_here = sidecar.backend == "onnxruntime"
+    return Candidate(
+        backend=sidecar.backend,
+        precision=sidecar.precision,
+        target=sidecar.target,
+        file=engine,
+        runnable=engine if runs_here else graph,
+        executed="engine" if runs_here else "graph",
+    )
