@@ -24,11 +24,13 @@ def atomic_path(destination: Path) -> Iterator[Path]:
     """Yield a temporary path in the destination's folder; rename it into place on success.
 
     The temporary file keeps the destination's suffixes, since some writers look at them. Whatever
-    goes wrong, the destination keeps its old content and the temporary file is removed.
+    goes wrong, the destination keeps its old content, and the temporary file and the folders made
+    for it are removed.
 
     Raises:
         BundleError: The disk is full or the folder cannot be written.
     """
+    made = [p for p in destination.parents if not p.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
@@ -36,6 +38,7 @@ def atomic_path(destination: Path) -> Iterator[Path]:
         )
         os.close(handle)
     except OSError as error:
+        _remove_empty(made)
         raise _write_error(destination, error) from error
     temporary = Path(name)
     try:
@@ -51,6 +54,15 @@ def atomic_path(destination: Path) -> Iterator[Path]:
         raise _write_error(destination, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, innermost first, up to the first that holds something."""
+    for folder in folders:
+        if not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def _umask() -> int:

@@ -254,7 +254,6 @@ def _export(
             f"{parity.max_logit:.3g}, same class on {parity.argmax_equal} of {parity.n} images",
             hint="run again with --no-simplify; if that fails too, please report it",
         )
-    bundle.path.mkdir(parents=True, exist_ok=True)
     save_graph(simplified.model, bundle.file(MODEL))
     tools = {m.__name__: m.__version__ for m in (_module("torch"), _module("onnxruntime"), onnx)}
     details: dict[str, Any] = {"parity": asdict(parity), "nodes": dict(simplified.after)}

@@ -73,8 +73,7 @@ def collect(
         progress.task("calibrate", total=len(indices)) as task,
     ):
         name = session.inputs[0].name
-        first = ImageBatches(source, spec, 1, indices[:1])
-        batches = ImageBatches(source, spec, _batch_size(session, name, spec, first), indices)
+        batches = ImageBatches(source, spec, _batch_size(session, name, spec), indices)
         pending = None
         for batch in batches:
             feed = {name: spec.to_input(batch.pixels)}
@@ -121,10 +120,11 @@ def _expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     return exposed
 
 
-def _batch_size(session: Session, name: str, spec: ImageSpec, images: ImageBatches) -> int:
+def _batch_size(session: Session, name: str, spec: ImageSpec) -> int:
     """Choose the batch so that one batch's activations stay within a fixed budget."""
-    for batch in images:
-        outputs = session.run({name: spec.to_input(batch.pixels)})
-        size = sum(value.nbytes for value in outputs.values())
-        return max(1, min(_MAX_BATCH, _BATCH_BYTES // max(1, size)))
-    return 1
+    import numpy as np
+
+    blank = np.zeros((1, *spec.crop, spec.channels), np.uint8)
+    outputs = session.run({name: spec.to_input(blank)})
+    size = sum(value.nbytes for value in outputs.values())
+    return max(1, min(_MAX_BATCH, _BATCH_BYTES // max(1, size)))

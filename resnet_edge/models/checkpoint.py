@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -163,7 +164,9 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the outcome says it all
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error)
         if "weights_only" in text.lower() or "Unsupported global" in text:
@@ -173,7 +176,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
                 "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
             ) from error
         raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint: {text.partition(chr(10))[0]}",
+            f"{path} cannot be read as a PyTorch checkpoint: {_first_sentence(text)}",
             hint="the file is truncated or of another kind; download or save it again",
         ) from error
     wrapper = ""
@@ -191,6 +194,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         )
     tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
     return tensors, {}, f"PyTorch state dict{wrapper}"
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition("\n")[0].partition(". ")[0]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
