@@ -6,8 +6,11 @@ import importlib
 import importlib.util
 import os
 import resource
+import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +21,12 @@ import pytest
 from resnet_edge.data import write_idx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from onnx import ModelProto
+
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.imaging import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
 REPOSITORY = Path(__file__).parent.parent
@@ -126,3 +133,134 @@ def processor_seconds(limit: int) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, previous)
+
+
+@pytest.fixture(scope="session")
+def flow_bundle(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) -> Path:
+    """A bundle of the shipped checkpoint with a calibration; copy it before changing it."""
+    require("torch")
+    from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.data import open_images
+    from resnet_edge.export import export
+    from resnet_edge.recipes import Recipe
+    from resnet_edge.resources import CHECKPOINT, find
+
+    bundle = export(find(CHECKPOINT), tmp_path_factory.mktemp("flow") / "bundle").bundle
+    recipe = Recipe("test", "few images", "mse", images=320)
+    calibrate(bundle, open_images(shipped_images / "calibration"), recipe)
+    return bundle.path
+
+
+@pytest.fixture
+def bundle_copy(flow_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of the shipped checkpoint with a calibration, for one test alone."""
+    return Path(shutil.copytree(flow_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, shipped_images: Path
+) -> Callable[[str], Bundle]:
+    """Bundles of small networks by name, exported when first asked for; only to be read.
+
+    ``tiny``: one basic block. ``basic`` and ``bottleneck``: max-pool, identities and projections;
+    ``uint8``: ``basic`` that takes raw pixels. ``resnet20`` (option A) and ``plain20``: the real
+    ones. Filters are random, the classifier is fitted, so that predictions mean something.
+    """
+    require("torch")
+    from resnet_edge.export import ExportConfig, export
+    from resnet_edge.models.checkpoint import save_checkpoint
+
+    @cache
+    def make(name: str) -> Bundle:
+        folder = tmp_path_factory.mktemp(name)
+        model, spec = _small_network(name)
+        _fit(model, spec, shipped_images / "calibration")
+        checkpoint = folder / f"{name}.safetensors"
+        save_checkpoint(checkpoint, model, name=name, image_spec=spec, labels=None, provenance={})
+        config = ExportConfig(input="uint8" if name == "uint8" else "float")
+        return export(checkpoint, folder / "bundle", config).bundle
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def calibrated(
+    exported: Callable[[str], Bundle],
+    tmp_path_factory: pytest.TempPathFactory,
+    shipped_images: Path,
+) -> Callable[[str], Bundle]:
+    """The bundles of ``exported`` with ranges from 64 of the shipped images; only to be read."""
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.data import open_images
+    from resnet_edge.recipes import Recipe
+
+    @cache
+    def make(name: str) -> Bundle:
+        path = tmp_path_factory.mktemp(f"calibrated-{name}") / "bundle"
+        bundle = Bundle.open(Path(shutil.copytree(exported(name).path, path)))
+        images = open_images(shipped_images / "calibration")
+        calibrate(bundle, images, Recipe("test", "few images", "mse", images=64))
+        return bundle
+
+    return make
+
+
+def _small_network(name: str) -> tuple[ResNet, ImageSpec]:
+    from resnet_edge.imaging import FASHION_MNIST, ImageSpec
+    from resnet_edge.models.resnet import ResNet, ResNetConfig
+    from resnet_edge.models.zoo import architecture
+
+    rgb = ImageSpec(resize=32, crop=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    if name in ("resnet20", "plain20"):
+        return ResNet(architecture(name, in_channels=1)), FASHION_MNIST
+    if name == "tiny":
+        config = ResNetConfig("basic", (1,), (4,), "small", in_channels=1, num_classes=10)
+        return ResNet(config), replace(FASHION_MNIST, resize=8, crop=(8, 8))
+    if name == "bottleneck":
+        config = ResNetConfig("bottleneck", (2, 1), (4, 8), "imagenet", num_classes=10)
+        return ResNet(config), replace(rgb, resize=64, crop=(64, 64))
+    config = ResNetConfig("basic", (2, 2), (8, 16), "imagenet", num_classes=10)
+    return ResNet(config), rgb
+
+
+def _fit(model: ResNet, spec: ImageSpec, images: Path) -> None:
+    """Give a random network sensible batch norms, and a classifier by ridge regression."""
+    from resnet_edge.data import ImageBatches, open_images
+
+    torch = require("torch")
+    source = open_images(images)
+    batch = next(iter(ImageBatches(source, spec, batch_size=len(source))))
+    x = torch.from_numpy(spec.to_input(batch.pixels))
+    generator = torch.Generator().manual_seed(0)
+    features: list[Any] = []
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(generator=generator).mul_((2 / parameter[0].numel()) ** 0.5)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # one pass gives the exact statistics
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(0, 0.3, generator=generator)
+        model.train()(x)
+        hook = model.fc.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+        model.eval()(x)
+        hook.remove()
+        rows = torch.cat([features[0], torch.ones(len(x), 1)], 1)
+        wanted = torch.nn.functional.one_hot(torch.from_numpy(source.labels), 10) * 10.0
+        ridge = rows.T @ rows + 0.1 * torch.eye(rows.shape[1])
+        solution = torch.linalg.solve(ridge, rows.T @ wanted)
+        model.fc.weight.copy_(solution[:-1].T)
+        model.fc.bias.copy_(solution[-1])
+
+
+def onnx_model(graph: str, *, opset: int = 17, **initializers: Any) -> ModelProto:
+    """Return a model written as ONNX text, its constants given as arrays."""
+    parser = importlib.import_module("onnx.parser")
+    numpy_helper = importlib.import_module("onnx.numpy_helper")
+    model: ModelProto = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {graph}')
+    for name, value in initializers.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return model

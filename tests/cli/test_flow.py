@@ -1,0 +1,170 @@
+"""The commands one after another, as a user types them, and what --json promises."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from resnet_edge.cli.app import run
+from resnet_edge.resources import CHECKPOINT, find
+from tests.conftest import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHECKPOINT_FILE = str(find(CHECKPOINT))
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    """Run a command with --json; stdout must be exactly one JSON object."""
+    code = run([*map(str, arguments), "--json"])
+    value = json.loads(capsys.readouterr().out)
+    assert isinstance(value, dict)
+    return code, value
+
+
+def test_checkpoint_to_verified_int8_engine(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shipped_images: Path
+) -> None:
+    require("tensorrt_rtx")
+    bundle = tmp_path / "bundle"
+    code, exported = call(capsys, "export", CHECKPOINT_FILE, "-o", bundle)
+    assert code == 0
+    assert exported["parity"]["accepted"]
+
+    code, built = call(
+        capsys, "build", bundle, "--int8", "--data", shipped_images / "calibration",
+        "--target", "rtx-4090",
+    )  # fmt: skip
+    assert code == 0
+    expected = {"engine", "sidecar", "backend", "target", "precision", "rest", "bytes", "seconds"}
+    assert expected <= set(built)
+    assert (built["precision"], built["rest"], built["target"]) == ("int8", "fp16", "rtx-4090")
+
+    code, verified = call(capsys, "verify", bundle, "--max-drop", "0.5")
+    assert code == 0
+    assert verified["n"] == 10_000
+    assert verified["reference"]["top1"] >= 93.0
+    assert verified["candidate"]["precision"] == "int8"
+    assert verified["executed"] == "graph"
+    assert verified["drop_points"] <= 0.5
+    assert verified["drop_points"] == pytest.approx(
+        verified["reference"]["top1"] - verified["candidate"]["top1"]
+    )
+    low, high = verified["drop_ci95"]
+    assert low <= verified["drop_points"] <= verified["drop_upper95"] <= high
+    assert (verified["outcome"], verified["passed"]) == ("pass", True)
+
+
+def test_bench_reports_every_contender(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path
+) -> None:
+    assert call(capsys, "build", bundle_copy, "--int8", "--target", "cpu")[0] == 0
+    code, value = call(
+        capsys, "bench", bundle_copy, "--duration", 0, "--iterations", 8, "--warm-up", 0,
+        "--batch", "1,4",
+    )  # fmt: skip
+    assert code == 0
+    assert len(value["results"]) == 6
+    keys = {"backend", "precision", "batch", "n", "latency_ms", "throughput_ips"}
+    assert all(keys <= set(r) for r in value["results"])
+    assert value["machine"]["cpu"]
+
+
+def test_a_missed_gate_is_exit_code_3_with_a_full_result(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "one").mkdir()
+    Image.new("L", (28, 28), 90).save(tmp_path / "one" / "a.png")
+    code, value = call(capsys, "verify", bundle_copy, "--data", tmp_path / "one")
+    assert code == 3
+    assert value["outcome"] == "inconclusive"
+    assert value["needed_n"] > 1
+
+
+def test_inspect_says_what_everything_is(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path
+) -> None:
+    _, checkpoint = call(capsys, "inspect", CHECKPOINT_FILE)
+    assert checkpoint["kind"] == "checkpoint"
+    assert checkpoint["architecture"] == "resnet20"
+    assert checkpoint["num_classes"] == 10
+    assert checkpoint["parameters"] == 269_434
+    assert checkpoint["macs"] == 30_821_248
+    assert checkpoint["image_spec"]["color"] == "gray"
+    assert {"source_format", "notes"} <= set(checkpoint)
+    assert call(capsys, "inspect", bundle_copy)[1]["kind"] == "bundle"
+    assert call(capsys, "inspect", bundle_copy / "model.onnx")[1]["opset"] == 17
+    built = call(capsys, "build", bundle_copy, "--int8", "--target", "cpu")[1]
+    engine = call(capsys, "inspect", built["engine"])[1]
+    assert (engine["kind"], engine["precision"]) == ("engine", "int8")
+
+
+def test_calibrate_and_quantize_say_what_they_made(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path, shipped_images: Path
+) -> None:
+    code, calibrated = call(
+        capsys, "calibrate", bundle_copy, "--data", shipped_images / "calibration",
+        "--recipe", "entropy",
+    )  # fmt: skip
+    assert code == 0
+    assert calibrated["images"] == 512
+    assert all(amax > 0 for amax in calibrated["tensors"].values())
+    code, quantized = call(capsys, "quantize", bundle_copy, "--graph", "int8-fp16")
+    assert code == 0
+    assert quantized["opset"] >= 19
+
+
+@pytest.mark.parametrize("command", ["recipes", "targets"])
+def test_lists_are_json_too(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, value = call(capsys, command)
+    assert code == 0
+    assert len(value[command]) >= 4
+
+
+def test_the_human_output_names_the_result(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path
+) -> None:
+    assert run(["build", str(bundle_copy), "--int8", "--target", "cpu"]) == 0
+    assert run(["verify", str(bundle_copy), "--max-drop", "0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "model.int8.onnx" in shown
+    assert "proven" in shown
+
+
+BAD = [
+    (["export", "missing.pt"], "CheckpointError"),
+    (["verify", "missing"], "BundleError"),
+    (["build", "BUNDLE", "--int8", "--target", "toaster"], "ConfigError"),
+    (["build", "BUNDLE", "--data", "."], "ConfigError"),
+    (["build", "BUNDLE", "--int8", "--data", "missing"], "DataError"),
+    (["build", "BUNDLE", "--fp16", "--target", "cpu"], "ConfigError"),
+    (["build", "BUNDLE", "--int8", "--profile", "1,2"], "ConfigError"),
+    (["build", "BUNDLE", "--int8", "--profile", "many"], "ConfigError"),
+    (["calibrate", "BUNDLE", "--data", "missing"], "DataError"),
+    (["quantize", "BUNDLE", "--graph", "int2"], "ConfigError"),
+    (["inspect", "missing"], "ResnetEdgeError"),
+    (["bench", "BUNDLE", "--batch", "0"], "ConfigError"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_mistakes_are_explained_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    flow_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(flow_bundle) if a == "BUNDLE" else a for a in arguments]
+    code, value = call(capsys, *arguments)
+    assert code == 1
+    assert value["error"]["type"] == kind
+    assert "\n" not in value["error"]["message"]
+    assert list(tmp_path.iterdir()) == []

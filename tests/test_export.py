@@ -1,0 +1,158 @@
+"""Checkpoint to verified ONNX."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle import Bundle
+from resnet_edge.data import IdxImages, open_images
+from resnet_edge.errors import BundleError, DataError, ExportError
+from resnet_edge.export import MODEL, ExportConfig, export, reload_model
+from resnet_edge.graph import load_graph, opset_of
+from resnet_edge.imaging import ImageSpec
+from resnet_edge.models.checkpoint import save_checkpoint
+from resnet_edge.reference import EVALUATION, GOLDEN, Evaluated, Golden
+from tests.conftest import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resnet_edge.models.resnet import ResNet
+
+torch = require("torch")
+GRAY = ImageSpec(resize=28, crop=(28, 28), mean=(0.3,), std=(0.3,), color="gray")
+
+
+@pytest.fixture
+def checkpoint(tiny_resnet: ResNet, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    labels = ("above", "below")
+    save_checkpoint(path, tiny_resnet, name="tiny", image_spec=GRAY, labels=labels, provenance={})
+    return path
+
+
+def test_the_onnx_model_equals_pytorch_at_any_batch(checkpoint: Path, tmp_path: Path) -> None:
+    result = export(checkpoint, tmp_path / "b")
+    assert result.parity.accepted
+    assert result.parity.n == 32
+    golden = Golden.load(result.bundle)
+    x = GRAY.to_input(golden.pixels)
+    with OnnxRuntimeSession(result.bundle.artifact(MODEL)) as session:
+        for size in (1, 3, 32):
+            logits = session.run({"input": x[:size]})["logits"]
+            assert np.abs(logits - golden.logits[:size]).max() <= 1e-3 * np.abs(golden.logits).max()
+
+
+def test_the_graph_is_simple_and_readable_by_every_target(checkpoint: Path, tmp_path: Path) -> None:
+    model = load_graph(export(checkpoint, tmp_path / "b").bundle.artifact(MODEL))
+    assert (opset_of(model), model.ir_version) == (17, 8)
+    operators = {node.op_type for node in model.graph.node}
+    assert operators == {"Conv", "Relu", "Add", "GlobalAveragePool", "Reshape", "Gemm"}
+    assert {n.name for n in model.graph.node if n.op_type == "Gemm"} == {"fc"}
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert ImageSpec.from_json(json.loads(metadata["resnet_edge.image_spec"])) == GRAY
+    assert json.loads(metadata["resnet_edge.labels"]) == ["above", "below"]
+    assert "home" not in str(model.SerializeToString())
+
+
+def test_uint8_input_casts_before_it_transposes(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export(checkpoint, tmp_path / "b", ExportConfig(input="uint8")).bundle
+    model = load_graph(bundle.artifact(MODEL))
+    assert [n.op_type for n in model.graph.node[:2]] == ["Cast", "Transpose"]
+    golden = Golden.load(bundle)
+    float_bundle = export(checkpoint, tmp_path / "f").bundle
+    assert np.allclose(golden.logits, Golden.load(float_bundle).logits, atol=1e-4)
+    with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
+        assert session.inputs[0].dtype == "uint8"
+        assert session.inputs[0].shape == (None, 28, 28, 1)
+        logits = session.run({"input": golden.pixels})["logits"]
+    assert np.allclose(logits, golden.logits, atol=1e-4)
+
+
+def test_a_second_export_of_the_same_is_skipped(checkpoint: Path, tmp_path: Path) -> None:
+    first = export(checkpoint, tmp_path / "b")
+    stamp = first.bundle.artifact(MODEL).stat().st_mtime_ns
+    second = export(checkpoint, tmp_path / "b")
+    assert second.cached
+    assert second.parity == first.parity
+    assert second.bundle.artifact(MODEL).stat().st_mtime_ns == stamp
+    assert not export(checkpoint, tmp_path / "b", ExportConfig(simplify=False)).cached
+
+
+def test_a_model_that_differs_from_pytorch_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnet_edge import export as module
+
+    real = module.simplify
+
+    def damage(model: object, *, fold: bool = True) -> object:
+        from onnx import numpy_helper
+
+        result = real(model, fold=fold)  # type: ignore[arg-type]
+        bias = next(i for i in result.model.graph.initializer if i.name == "fc.bias")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.05, "fc.bias"))
+        return result
+
+    monkeypatch.setattr(module, "simplify", damage)
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export(checkpoint, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_evaluation_images_travel_as_logits(
+    checkpoint: Path, tmp_path: Path, easy_images: Path
+) -> None:
+    source = open_images(easy_images, split="test")
+    bundle = export(checkpoint, tmp_path / "b", images=source).bundle
+    known = Evaluated.load(bundle)
+    assert known is not None
+    assert known.source == "pytorch"
+    assert len(known.keys) == len(source)
+    golden = Golden.load(bundle)
+    assert set(golden.labels) == {0, 1}
+    recorded = known.lookup([source.key(i) for i in range(len(source))])
+    assert recorded is not None
+    with torch.inference_mode():
+        pixels = np.stack([GRAY.pixels(source.load(i)) for i in range(8)])
+        expected = reload_model(bundle, checkpoint)(torch.from_numpy(GRAY.to_input(pixels)))
+    assert np.allclose(recorded[:8], expected.numpy(), atol=1e-5)
+
+
+def test_images_of_another_model_are_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    pixels = np.zeros((4, 28, 28), np.uint8)
+    source = IdxImages(tmp_path, pixels, np.array([0, 1, 2, 7]))
+    with pytest.raises(DataError, match="label 7"):
+        export(checkpoint, tmp_path / "b", images=source)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_foreign_directory_is_not_written_into(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(BundleError, match="not a bundle"):
+        export(checkpoint, tmp_path / "notes")
+    assert [p.name for p in (tmp_path / "notes").iterdir()] == ["mine.txt"]
+
+
+def test_a_new_checkpoint_in_the_same_bundle_makes_old_logits_unknown(
+    checkpoint: Path, tmp_path: Path, easy_images: Path, tiny_resnet: ResNet
+) -> None:
+    source = open_images(easy_images, split="test")
+    bundle = export(checkpoint, tmp_path / "b", images=source).bundle
+    with torch.no_grad():
+        tiny_resnet.fc.bias.add_(1.0)
+    save_checkpoint(
+        checkpoint, tiny_resnet, name="tiny", image_spec=GRAY, labels=None, provenance={}
+    )
+    bundle = export(checkpoint, tmp_path / "b").bundle
+    assert EVALUATION in bundle.names()
+    assert Evaluated.load(bundle) is None
+    assert Bundle.open(bundle.path).names()[-1] == GOLDEN

@@ -1,0 +1,79 @@
+"""The wheel, built through the sdist, holds the code and the shipped data and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import REPOSITORY, require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("build")
+    require("hatchling")
+    output = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(REPOSITORY)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return next(output.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_module_and_all_shipped_data(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "resnet_edge", "calibration/recipes", "engines/targets",
+         "calibration/images"],
+        cwd=REPOSITORY, check=True, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    for path in tracked:
+        inside = path if path.startswith("resnet_edge/") else f"resnet_edge/_data/{path}"
+        assert inside in names
+
+
+def test_the_wheel_holds_nothing_generated(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    allowed = ("resnet_edge/", "resnet_edge-")
+    assert all(name.startswith(allowed) for name in names)
+    generated = (".engine", ".onnx", ".pt", ".pyc", "bundle.json")
+    assert not [name for name in names if name.endswith(generated)]
+
+
+def test_the_licences_travel(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
+    assert "resnet_edge/_data/calibration/images/fashion-mnist/LICENSE" in names
+
+
+def test_the_sdist_is_small_and_without_outputs(wheel: Path) -> None:
+    archive = next(wheel.parent.glob("*.tar.gz"))
+    with tarfile.open(archive) as content:
+        names = content.getnames()
+    assert not [n for n in names if "/runs/" in n or "/builds/" in n or "/.venv/" in n]
+    assert archive.stat().st_size < 12e6
+
+
+def test_the_installed_wheel_finds_its_data_from_any_directory(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "from resnet_edge.recipes import list_recipes;"
+        "from resnet_edge.targets import list_targets;"
+        "from resnet_edge.resources import CHECKPOINT, IMAGES, find;"
+        "import resnet_edge; print(resnet_edge.__file__);"
+        "assert len(list_recipes()) >= 4 and len(list_targets()) >= 5;"
+        "print(find(CHECKPOINT), find(IMAGES))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+    )  # fmt: skip
+    assert all(str(tmp_path / "site") in part for part in run.stdout.split())

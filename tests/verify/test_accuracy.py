@@ -1,0 +1,172 @@
+"""The verify stage on a real bundle and real images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from resnet_edge.build import BuildConfig, build, sidecar_path
+from resnet_edge.bundle import Bundle
+from resnet_edge.data import FolderImages, IdxImages, open_images
+from resnet_edge.errors import BundleError, DataError, EngineMismatchError
+from resnet_edge.reference import EVALUATION, Evaluated
+from resnet_edge.targets import load_target
+from resnet_edge.verify.accuracy import verify
+from resnet_edge.verify.candidate import find_candidate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def bundle(bundle_copy: Path) -> Bundle:
+    return Bundle.open(bundle_copy)
+
+
+@pytest.fixture
+def images(shipped_images: Path) -> IdxImages:
+    """The first 400 shipped test images."""
+    source = open_images(shipped_images / "test")
+    assert isinstance(source, IdxImages)
+    assert source.labels is not None
+    return IdxImages(source.path, source.pixels[:400], source.labels[:400], source.class_names)
+
+
+def test_the_cpu_engine_itself_is_executed_and_close_to_pytorch(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    build(bundle, load_target("cpu"), BuildConfig("int8"))
+    result = verify(bundle, find_candidate(bundle), images, max_drop=5)
+    assert (result.executed, result.source, result.n) == ("engine", "pytorch", 400)
+    assert result.agreement > 98
+    assert result.outcome == "pass"
+    assert result.drop_ci95 is not None
+    assert result.drop_ci95[0] <= (result.drop_points or 0) <= result.drop_ci95[1]
+
+
+def test_few_images_leave_a_tight_gate_inconclusive(bundle: Bundle, images: IdxImages) -> None:
+    result = verify(bundle, find_candidate(bundle), images, max_drop=0.5)
+    assert result.outcome == "inconclusive"
+    assert result.needed_n is not None
+    assert result.needed_n > 400
+    assert not result.passed
+
+
+def test_a_broken_candidate_fails(bundle: Bundle, images: IdxImages) -> None:
+    from onnx import numpy_helper
+
+    from resnet_edge.graph import load_graph, save_graph
+
+    candidate = find_candidate(bundle)
+    model = load_graph(candidate.runnable)
+    weight = next(i for i in model.graph.initializer if i.name == "fc.weight")
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), "fc.weight"))
+    wrong = bundle.path / "wrong.onnx"
+    save_graph(model, wrong)
+    broken = type(candidate)(**{**vars(candidate), "runnable": wrong})
+    assert verify(bundle, broken, images).outcome == "fail"
+
+
+def test_without_labels_disagreement_bounds_the_drop(bundle: Bundle, images: IdxImages) -> None:
+    images.labels = None
+    result = verify(bundle, find_candidate(bundle), images, max_drop=1)
+    assert result.drop_points is None
+    assert result.candidate.top1 is None
+    assert result.agreement == 100
+    assert result.outcome == "pass"
+    assert verify(bundle, find_candidate(bundle), images, max_drop=0.1).outcome == "inconclusive"
+
+
+def test_without_images_the_golden_ones_are_too_few(bundle: Bundle) -> None:
+    result = verify(bundle, find_candidate(bundle), None)
+    assert result.n == 32
+    assert result.agreement == 100
+    assert result.outcome == "inconclusive"
+
+
+def test_images_used_for_calibration_are_refused(bundle: Bundle, shipped_images: Path) -> None:
+    with pytest.raises(DataError, match="used for calibration"):
+        verify(bundle, find_candidate(bundle), open_images(shipped_images / "calibration"))
+
+
+def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: IdxImages) -> None:
+    verify(bundle, find_candidate(bundle), images)
+    first = bundle.sha256(EVALUATION)
+    again = Bundle.open(bundle.path)
+    assert verify(again, find_candidate(again), images).source == "pytorch"
+    assert again.sha256(EVALUATION) == first
+
+
+def test_without_the_checkpoint_the_float_onnx_is_the_reference(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    moved = type(bundle.model)(**{**vars(bundle.model), "source": "/nowhere/else.safetensors"})
+    stranded = Bundle(bundle.path, moved, {n: dict(bundle.entry(n)) for n in bundle.names()})
+    result = verify(stranded, find_candidate(stranded), images)
+    assert result.source == "onnx"
+    assert EVALUATION not in stranded.names()
+
+
+def test_recorded_logits_are_found_in_any_order(bundle: Bundle, images: IdxImages) -> None:
+    verify(bundle, find_candidate(bundle), images)
+    known = Evaluated.load(bundle)
+    assert known is not None
+    keys = [images.key(i) for i in (7, 3, 5)]
+    found = known.lookup(keys)
+    assert found is not None
+    assert np.array_equal(found, known.logits[[7, 3, 5]])
+    assert known.lookup([*keys, "0" * 64]) is None
+
+
+def test_another_precision_is_found_by_name(bundle: Bundle) -> None:
+    build(bundle, load_target("cpu"), BuildConfig("int8"))
+    build(bundle, load_target("cpu"), BuildConfig("fp32"))
+    assert find_candidate(bundle).precision == "fp32"
+    assert find_candidate(bundle, precision="int8").precision == "int8"
+    with pytest.raises(BundleError, match="no fp16"):
+        find_candidate(bundle, precision="fp16")
+
+
+def test_an_engine_without_sidecar_is_not_loaded(bundle: Bundle) -> None:
+    result = build(bundle, load_target("cpu"), BuildConfig("int8"))
+    sidecar_path(result.engine).unlink()
+    with pytest.raises(EngineMismatchError, match="no sidecar"):
+        find_candidate(bundle, engine=result.engine)
+
+
+def test_a_changed_engine_is_not_loaded(bundle: Bundle) -> None:
+    result = build(bundle, load_target("cpu"), BuildConfig("int8"))
+    result.engine.write_bytes(result.engine.read_bytes() + b" ")
+    with pytest.raises(EngineMismatchError, match="not the file"):
+        find_candidate(bundle, engine=result.engine)
+
+
+def test_an_engine_of_an_earlier_calibration_is_not_taken_for_the_present_one(
+    bundle: Bundle, shipped_images: Path
+) -> None:
+    from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.quantize.stage import quantize
+    from resnet_edge.recipes import Recipe
+
+    result = build(bundle, load_target("cpu"), BuildConfig("int8"))
+    source = open_images(shipped_images / "calibration")
+    calibrate(bundle, source, Recipe("other", "", "minmax", images=310))
+    quantize(bundle, "int8-cpu")
+    with pytest.raises(EngineMismatchError, match="build again"):
+        find_candidate(bundle, engine=result.engine)
+
+
+def test_corrupt_images_are_left_out_of_both_sides(bundle: Bundle, tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(20):
+        files.append(tmp_path / f"{i:02}.png")
+        Image.fromarray(rng.integers(0, 255, (28, 28), dtype=np.uint8)).save(files[-1])
+    files[4].write_bytes(files[4].read_bytes()[:60])
+    result = verify(bundle, find_candidate(bundle), FolderImages(tmp_path, tuple(files), None))
+    assert (result.n, result.skipped) == (19, 1)
+    assert result.agreement == 100
