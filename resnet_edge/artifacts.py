@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +58,10 @@ def atomic_path(destination: Path) -> Iterator[Path]:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, innermost first, up to the first that holds something."""
+    """Remove those of the folders, innermost first, that hold nothing."""
     for folder in folders:
-        if not folder.is_dir() or any(folder.iterdir()):
-            return
-        folder.rmdir()
+        with suppress(OSError):  # not there, or not empty after all
+            folder.rmdir()
 
 
 def _umask() -> int:
@@ -102,7 +101,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{path} does not exist") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BundleError(
             f"{path} is not readable JSON: {error}", hint="run the command that made it again"
         ) from error

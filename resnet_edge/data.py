@@ -6,44 +6,28 @@ Every ``--data DIR`` of the command line ends up in `open_images`.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import os
-import zlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnet_edge.errors import DataError
+from resnet_edge.idx import read_idx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from resnet_edge.imaging import ImageSpec
 
-__all__ = [
-    "Batch",
-    "FolderImages",
-    "IdxImages",
-    "ImageBatches",
-    "ImageSource",
-    "open_images",
-    "read_idx",
-    "resolve_labels",
-    "write_idx",
-]
+__all__ = ["FolderImages", "IdxImages", "ImageSource", "open_images", "resolve_labels"]
 
 Split = Literal["train", "test"]
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "t10k", "val", "validation")}
-_MAX_CORRUPT = 0.10
-_IDX_MAX_BYTES = 8 << 30
 
 
 class ImageSource(Protocol):
@@ -179,8 +163,13 @@ def resolve_labels(
 
     if source.labels is None:
         return None
+    top = int(source.labels.max(initial=0))
+    if source.class_names is not None and top >= len(source.class_names):
+        raise DataError(
+            f"{source.path} has label {top}, but only {len(source.class_names)} class names",
+            hint="complete classes.txt, one name a line",
+        )
     if source.class_names is None:
-        top = int(source.labels.max(initial=0))
         if top >= num_classes:
             raise DataError(
                 f"{source.path} has label {top}, but the model has only {num_classes} classes",
@@ -207,135 +196,6 @@ def resolve_labels(
     return source.labels
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Decoded images.
-
-    Attributes:
-        pixels: uint8 N x H x W x C.
-        indices: Position of each image in its source.
-    """
-
-    pixels: NDArray[np.uint8]
-    indices: tuple[int, ...]
-
-
-@dataclass
-class ImageBatches:
-    """Iterate over a source in batches, decoding ahead in threads.
-
-    A file that cannot be decoded is skipped and counted in ``skipped``; when more than a tenth
-    of the images cannot be decoded, the iteration ends with a `DataError`.
-
-    Attributes:
-        source: Where the images come from.
-        spec: Geometry and colour the network expects.
-        batch_size: Images per batch; the last one may be smaller.
-        indices: Which images, in this order; default all.
-        skipped: Names of the images that could not be decoded, filled while iterating.
-    """
-
-    source: ImageSource
-    spec: ImageSpec
-    batch_size: int = 64
-    indices: Sequence[int] | None = None
-    skipped: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.source) if self.indices is None else len(self.indices)
-
-    def __iter__(self) -> Iterator[Batch]:
-        import numpy as np
-
-        wanted = range(len(self.source)) if self.indices is None else self.indices
-        self.skipped.clear()
-        # Pillow releases the GIL while decoding and resizing, so threads are enough.
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            chunks = [
-                wanted[i : i + self.batch_size] for i in range(0, len(wanted), self.batch_size)
-            ]
-            ahead = [pool.submit(self._decode, chunk) for chunk in chunks[:3]]
-            for position in range(len(chunks)):
-                decoded = ahead.pop(0).result()
-                if position + 3 < len(chunks):
-                    ahead.append(pool.submit(self._decode, chunks[position + 3]))
-                good = [(i, image) for i, image in decoded if image is not None]
-                self.skipped += [self.source.name(i) for i, image in decoded if image is None]
-                self._refuse_if_too_many_are_broken(len(wanted))
-                if good:
-                    yield Batch(np.stack([image for _, image in good]), tuple(i for i, _ in good))
-
-    def _decode(self, chunk: Sequence[int]) -> list[tuple[int, NDArray[np.uint8] | None]]:
-        return [(i, self._decode_one(i)) for i in chunk]
-
-    def _decode_one(self, index: int) -> NDArray[np.uint8] | None:
-        try:
-            return self.spec.pixels(self.source.load(index))
-        except Exception:  # Pillow's plugins raise anything on a broken file
-            return None
-
-    def _refuse_if_too_many_are_broken(self, total: int) -> None:
-        if len(self.skipped) > _MAX_CORRUPT * total:
-            raise DataError(
-                f"{self.source.path}: {len(self.skipped)} of {total} images cannot be decoded, "
-                f"the first is {self.skipped[0]}",
-                hint="repair or remove the broken files; up to a tenth is skipped and counted",
-            )
-
-
-def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, gzipped or not.
-
-    Args:
-        path: The file.
-        dimensions: Required number of dimensions: 3 for images, 1 for labels.
-
-    Raises:
-        DataError: The file is not IDX, is truncated, or claims more than it holds.
-    """
-    import numpy as np
-
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with cast("BinaryIO", opener(path, "rb")) as stream:
-            header = stream.read(4 + 4 * dimensions)
-            if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
-                raise DataError(f"{path} is not an IDX file of {dimensions} dimensions")
-            shape = [int(n) for n in np.frombuffer(header, ">u4", dimensions, offset=4)]
-            size = 1
-            for extent in shape:
-                size *= extent
-            if size > _IDX_MAX_BYTES:
-                raise DataError(f"{path} claims {size} bytes of images")
-            body = _read_at_most(stream, size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}", hint="download the file again") from error
-    if len(body) != size:
-        raise DataError(
-            f"{path} is damaged: its header promises {size} bytes, it holds "
-            f"{'more' if len(body) > size else len(body)}",
-            hint="download the file again",
-        )
-    return np.frombuffer(body, np.uint8).reshape(shape)
-
-
-def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write an IDX file, gzipped, atomically and reproducibly (no time stamp inside)."""
-    from resnet_edge.artifacts import write_bytes
-
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    write_bytes(path, gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
-
-
-def _read_at_most(stream: BinaryIO, size: int) -> bytes:
-    """Read up to ``size`` bytes, holding only what the file really has."""
-    chunks = []
-    while size > 0 and (chunk := stream.read(min(size, 1 << 20))):
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
-
-
 def _idx_files(path: Path) -> list[Path]:
     return sorted(
         p for p in path.iterdir() if "images-idx3-ubyte" in p.name.replace(".idx3", "-idx3")
@@ -350,8 +210,9 @@ def _find_idx(path: Path, split: Split) -> tuple[Path, Path | None] | None:
         images = [p for p in images if p.name.lower().startswith(_SPLIT_NAMES[split])]
         if not images:
             raise DataError(f"{path} holds several IDX image files and none is named as {split}")
-    labels = images[0].with_name(images[0].name.replace("images", "labels").replace("idx3", "idx1"))
-    return images[0], labels if labels.exists() else None
+    name = images[0].name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
+    labels = [p for p in (path / f"{name}.gz", path / name) if p.exists()]
+    return images[0], labels[0] if labels else None
 
 
 def _open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
@@ -376,7 +237,10 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
     for folder in (path, path.resolve().parent):
         file = folder / "classes.txt"
         if file.is_file():
-            return tuple(file.read_text(encoding="utf-8").splitlines())
+            try:
+                return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+            except UnicodeDecodeError as error:
+                raise DataError(f"{file} is not UTF-8 text: {error}") from error
     return None
 
 
@@ -417,7 +281,7 @@ def _open_flat(path: Path, labels: Path) -> FolderImages:
         )
     values = [value for _, value in rows]
     files = tuple(path / name for name, _ in rows)
-    if all(value.isdigit() for value in values):
+    if all(value.isascii() and value.isdigit() and len(value) < 10 for value in values):
         return FolderImages(path, files, np.array([int(v) for v in values], dtype=np.int64))
     names = tuple(sorted(set(values)))
     indices = np.array([names.index(v) for v in values], dtype=np.int64)
@@ -426,7 +290,7 @@ def _open_flat(path: Path, labels: Path) -> FolderImages:
 
 def _read_label_rows(labels: Path) -> list[tuple[str, str]]:
     try:
-        with labels.open(newline="", encoding="utf-8") as stream:
+        with labels.open(newline="", encoding="utf-8-sig") as stream:
             rows: list[Any] = [row for row in csv.reader(stream) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the labels file {labels}: {error}") from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +17,9 @@ from resnet_edge.progress import SILENT
 from resnet_edge.reference import GOLDEN, GOLDEN_COUNT, Evaluated, Golden, run_all
 from resnet_edge.resources import IMAGES, find
 from resnet_edge.simplify import OPSET, simplify
+from resnet_edge.torch_onnx import torch_to_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy as np
@@ -50,7 +48,6 @@ log = logging.getLogger(__name__)
 MODEL = "model.onnx"
 # Accepted difference, relative to the largest logit (DESIGN: checkpoints and parity).
 TOLERANCE = 1e-3
-_EXPORT_OPSET = 18  # the dynamo exporter writes nothing older
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ def _export(
 
     info, spec = bundle.model, bundle.model.image_spec
     with progress.task("export", total=3) as task:
-        onnx_model = _torch_to_onnx(model, spec)
+        onnx_model = torch_to_onnx(model, spec)
         task.advance(status="simplify")
         simplified = simplify(onnx_model, fold=config.simplify)
         _write_metadata(simplified.model, info)
@@ -264,51 +261,6 @@ def _export(
         bundle, replace(record, tools=tools)
     )
     return ExportResult(bundle, parity, dict(simplified.after), checkpoint.notes, cached=False)
-
-
-def _torch_to_onnx(model: ResNet, spec: ImageSpec) -> ModelProto:
-    import torch
-
-    from resnet_edge.backends.pytorch import deployable
-
-    dtype = torch.uint8 if spec.input == "uint8" else torch.float32
-    example = torch.zeros(2, *spec.input_shape, dtype=dtype)
-    with _quiet_exporter():
-        try:
-            program = torch.onnx.export(
-                deployable(model, spec),
-                (example,),
-                dynamo=True,
-                opset_version=_EXPORT_OPSET,
-                input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:
-            raise ExportError(f"torch.onnx.export failed: {error}") from error
-    assert program is not None  # dynamo=True always returns a program
-    proto: ModelProto = program.model_proto
-    return proto
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's advice about its own internals away from the user."""
-    loggers = [
-        logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _write_metadata(model: ModelProto, info: ModelInfo) -> None:
@@ -356,7 +308,7 @@ def _golden_pixels(
 ) -> tuple[NDArray[np.uint8], list[int]]:
     import numpy as np
 
-    from resnet_edge.data import ImageBatches
+    from resnet_edge.batches import ImageBatches
 
     batches = list(ImageBatches(source, spec, len(indices), indices))
     if not batches:

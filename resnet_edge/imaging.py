@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["FASHION_MNIST", "IMAGENET", "ImageSpec"]
 
 _CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
+_LARGEST = 1 << 16  # pixels per side
+_LIMIT = 1e6  # far beyond any mean or std, within what float32 can divide by
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -65,12 +67,15 @@ class ImageSpec:
                 f"{self.color} images need {self.channels} mean and std values, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if (
-            min(self.std) <= 0
-            or min(self.crop) < 1
-            or (self.resize is not None and self.resize < 1)
-        ):
-            raise ConfigError("std, crop and resize must be positive")
+        sizes = (*self.crop, 1 if self.resize is None else self.resize)
+        if len(self.crop) != 2 or not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in sizes):
+            raise ConfigError(
+                f"crop {self.crop} and resize {self.resize} must be whole numbers of pixels from 1 "
+                f"to {_LARGEST}, crop as height and width"
+            )
+        finite = all(abs(m) <= _LIMIT for m in self.mean)
+        if not finite or not all(1 / _LIMIT <= s <= _LIMIT for s in self.std):
+            raise ConfigError(f"mean {self.mean} and std {self.std} must be finite, std positive")
 
     @property
     def channels(self) -> int:
@@ -108,7 +113,7 @@ class ImageSpec:
                     "std": tuple(float(v) for v in value["std"]),
                 }
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"the image spec is incomplete or malformed: {error}") from error
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -182,6 +187,8 @@ def _to_8_bit(image: Image.Image, *, gray: bool) -> Image.Image:
     if image.mode.startswith("I"):  # I;16, I;16B and I are 16-bit files in practice
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow's advice; alpha is dropped in the next step
     return image.convert("L" if gray else "RGB")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
-_RTX_MAGIC = b"vGGt"
+_PLAN_MAGICS = (b"vtrt", b"vGGt")  # first bytes of RTX plans seen (1.7.1) and documented
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_file():
         with path.open("rb") as stream:
             magic = stream.read(4)
-        if sidecar_path(path).is_file() or magic == _RTX_MAGIC:
+        if sidecar_path(path).is_file() or magic in _PLAN_MAGICS:
             return _engine(path)
     if path.suffix == ".onnx":
         return _onnx(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import write_bytes
-from resnet_edge.data import ImageBatches
+from resnet_edge.batches import ImageBatches
 from resnet_edge.errors import BundleError
 from resnet_edge.progress import SILENT
 

@@ -18,7 +18,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from resnet_edge.data import write_idx
+from resnet_edge.idx import write_idx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,7 +227,8 @@ def _small_network(name: str) -> tuple[ResNet, ImageSpec]:
 
 def _fit(model: ResNet, spec: ImageSpec, images: Path) -> None:
     """Give a random network sensible batch norms, and a classifier by ridge regression."""
-    from resnet_edge.data import ImageBatches, open_images
+    from resnet_edge.batches import ImageBatches
+    from resnet_edge.data import open_images
 
     torch = require("torch")
     source = open_images(images)
@@ -250,7 +251,7 @@ def _fit(model: ResNet, spec: ImageSpec, images: Path) -> None:
         hook.remove()
         rows = torch.cat([features[0], torch.ones(len(x), 1)], 1)
         wanted = torch.nn.functional.one_hot(torch.from_numpy(source.labels), 10) * 10.0
-        ridge = rows.T @ rows + 0.1 * torch.eye(rows.shape[1])
+        ridge = rows.T @ rows + 10 * torch.eye(rows.shape[1])
         solution = torch.linalg.solve(ridge, rows.T @ wanted)
         model.fc.weight.copy_(solution[:-1].T)
         model.fc.bias.copy_(solution[-1])

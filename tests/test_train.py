@@ -15,7 +15,8 @@ from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import ConfigError, DataError, ResnetEdgeError
 from resnet_edge.imaging import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
-from resnet_edge.train import TrainConfig, TrainResult, train
+from resnet_edge.train.loop import TrainConfig
+from resnet_edge.train.stage import TrainResult, train
 from tests.conftest import require
 
 torch = require("torch")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_edge.data import open_images, write_idx
+from resnet_edge.data import open_images
+from resnet_edge.idx import write_idx
 
 COUNT, SEED = 1024, 20150
 HERE = Path(__file__).parent / "fashion-mnist"

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from resnet_edge.batches import ImageBatches
 from resnet_edge.calibrate.histogram import Histogram
-from resnet_edge.data import ImageBatches
 from resnet_edge.errors import CalibrationError
 from resnet_edge.progress import SILENT
 

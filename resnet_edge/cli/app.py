@@ -10,11 +10,24 @@ from typing import Annotated, Any
 import typer
 
 from resnet_edge import __version__
-from resnet_edge.cli import bench, build, calibrate, demo, export, inspect, quantize, train, verify
+from resnet_edge.cli import (
+    bench,
+    build,
+    calibrate,
+    demo,
+    export,
+    inspect,
+    lint,
+    quantize,
+    train,
+    verify,
+)
 from resnet_edge.cli.output import show_error
 from resnet_edge.errors import ResnetEdgeError
 
 __all__ = ["app", "main", "run"]
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="resnet-edge",
@@ -29,6 +42,7 @@ for _command in (
     export.export,
     calibrate.calibrate,
     quantize.quantize,
+    lint.lint,
     build.build,
     verify.verify,
     bench.bench,
@@ -76,15 +90,14 @@ def run(arguments: list[str]) -> int:
         )
         return 1
     except Exception as error:
-        return _usage_or_interrupt(error, json=json)
+        return _usage_error(error, json=json)
+    if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code, without a word
+        show_error("Interrupted", "interrupted", "run the same command again to go on", json=json)
     return code if isinstance(code, int) else 0
 
 
-def _usage_or_interrupt(error: Any, *, json: bool) -> int:
+def _usage_error(error: Any, *, json: bool) -> int:
     """Show what the argument parser raises; anything else is a bug and keeps its traceback."""
-    if isinstance(error, typer.Abort):
-        show_error("Interrupted", "interrupted", "run the same command again to go on", json=json)
-        return 130
     if not hasattr(error, "format_message"):
         raise error
     if json:

@@ -50,8 +50,8 @@ def train(
     from resnet_edge import data as images
     from resnet_edge.errors import DataError
     from resnet_edge.imaging import ImageSpec
-    from resnet_edge.train import TrainConfig
-    from resnet_edge.train import train as run_training
+    from resnet_edge.train.loop import TrainConfig
+    from resnet_edge.train.stage import train as run_training
 
     spec = ImageSpec(
         resize=size, crop=(size, size), color=color, mean=numbers(mean), std=numbers(std)

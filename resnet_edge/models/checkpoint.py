@@ -7,15 +7,13 @@ every tensor has been checked against the network it claims to be.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import atomic_path, sha256_file
-from resnet_edge.errors import CheckpointError, ConfigError
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET, ImageSpec
-from resnet_edge.models.zoo import ARCHITECTURES, architecture
+from resnet_edge.artifacts import sha256_file, write_bytes
+from resnet_edge.errors import CheckpointError
+from resnet_edge.models.identify import identify, image_spec_of, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +21,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from resnet_edge.imaging import ImageSpec
     from resnet_edge.models.resnet import ResNet, ResNetConfig
 
 __all__ = ["Checkpoint", "load_model", "read_checkpoint", "save_checkpoint"]
 
 _METADATA_KEY = "resnet_edge"
+_ANCHOR = "layer1.0.conv1.weight"  # every ResNet has it, whatever stands in front
+_PICKLE = b"\x80"  # first byte of every pickle since protocol 2
+_MAX_WRAPPERS = 4
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
 
 
@@ -75,20 +77,19 @@ def read_checkpoint(
         raise CheckpointError(f"no such checkpoint: {path}", hint="check the path")
     raw, metadata, source_format = _read_tensors(path)
     state_dict, notes = _strip_prefix(path, raw)
-    config, name = _identify(path, state_dict, metadata, arch, notes)
+    config, name = identify(path, state_dict, metadata, arch, notes)
     if stride_in_1x1 is not None:
         config = replace(config, stride_in_1x1=stride_in_1x1)
     elif config.block == "bottleneck" and "config" not in metadata:
         notes.append("v1.5 assumed (stride in the 3x3); pass --stride-in-1x1 for v1")
-    _check_values(path, state_dict)
     return Checkpoint(
         path=path,
         sha256=sha256_file(path),
         architecture=name,
         config=config,
         state_dict=state_dict,
-        image_spec=_image_spec(metadata, config, notes),
-        labels=_labels(path, metadata, config),
+        image_spec=image_spec_of(metadata, config, notes),
+        labels=labels_of(path, metadata, config),
         source_format=source_format,
         notes=tuple(notes),
     )
@@ -143,7 +144,7 @@ def save_checkpoint(
     provenance: Mapping[str, Any],
 ) -> None:
     """Write weights as safetensors with everything needed to use them in the metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {
         "schema": 1,
@@ -154,8 +155,7 @@ def save_checkpoint(
         "provenance": dict(provenance),
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt", _METADATA_KEY: json.dumps(metadata)})
+    write_bytes(path, save(tensors, {"format": "pt", _METADATA_KEY: json.dumps(metadata)}))
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
@@ -169,7 +169,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error)
-        if "weights_only" in text.lower() or "Unsupported global" in text:
+        foreign_pickle = "Unsupported operand" in text and path.read_bytes()[:1] == _PICKLE
+        if "unsupported global" in text.lower() or foreign_pickle:
             raise CheckpointError(
                 f"{path} wants to run code when it is loaded; it was not read",
                 hint="if you trust it, load it where it was made and save only the weights: "
@@ -179,14 +180,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
             f"{path} cannot be read as a PyTorch checkpoint: {_first_sentence(text)}",
             hint="the file is truncated or of another kind; download or save it again",
         ) from error
-    wrapper = ""
-    while isinstance(content, dict) and not any(
-        isinstance(v, torch.Tensor) for v in content.values()
-    ):
-        key = next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
-        if key is None:
-            break
-        content, wrapper = content[key], f"{wrapper}[{key!r}]"
+    content, wrapper = _unwrap(content)
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not a state dict",
@@ -196,7 +190,23 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     return tensors, {}, f"PyTorch state dict{wrapper}"
 
 
+def _unwrap(content: Any) -> tuple[Any, str]:
+    """Go down to the state dict inside what training scripts save."""
+    wrapper = ""
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(content, dict) or any(str(k).endswith(_ANCHOR) for k in content):
+            break
+        key = next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
+        if key is None:
+            break
+        content, wrapper = content[key], f"{wrapper}[{key!r}]"
+    return content, wrapper
+
+
 def _first_sentence(text: str) -> str:
+    """Return torch's reason without its advice, which would be to load it unsafely."""
+    if text.startswith("Weights only load failed"):
+        return "it is not what torch.save writes"
     return text.partition("\n")[0].partition(". ")[0]
 
 
@@ -220,133 +230,38 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], st
 
 def _strip_prefix(path: Path, raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Drop what wrapper modules put in front of every name, and make weights float32."""
-    anchor = "layer1.0.conv1.weight"
-    prefix = next((k[: -len(anchor)] for k in raw if k.endswith(anchor)), None)
+    prefix = next((k.removesuffix(_ANCHOR) for k in raw if k.endswith(_ANCHOR)), None)
     if prefix is None:
         raise CheckpointError(
-            f"{path} is not a ResNet: it has no {anchor}",
+            f"{path} is not a ResNet: it has no {_ANCHOR}",
             hint=f"it holds {', '.join(sorted(raw)[:5]) or 'no tensors'}",
         )
     notes = [f"prefix {prefix!r} stripped"] if prefix else []
     dropped = [k for k in raw if not k.startswith(prefix)]
     if dropped:
         notes.append(f"{len(dropped)} tensors outside {prefix!r} ignored: {', '.join(dropped[:5])}")
-    kept = {
-        k.removeprefix(prefix): v.float() if v.is_floating_point() else v
-        for k, v in raw.items()
-        if k.startswith(prefix)
-    }
-    return kept, notes
+    kept = {k.removeprefix(prefix): v for k, v in raw.items() if k.startswith(prefix)}
+    _check_tensors(path, kept)
+    return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}, notes
 
 
-def _identify(
-    path: Path,
-    state_dict: Mapping[str, Tensor],
-    metadata: Mapping[str, Any],
-    arch: str,
-    notes: list[str],
-) -> tuple[ResNetConfig, str]:
-    for key in ("conv1.weight", "fc.weight"):
-        if key not in state_dict:
-            raise CheckpointError(f"{path} is not a complete ResNet: it has no {key}")
-    if state_dict["conv1.weight"].ndim != 4 or state_dict["fc.weight"].ndim != 2:
-        raise CheckpointError(
-            f"{path}: conv1.weight or fc.weight has the wrong number of dimensions"
-        )
-    classes = state_dict["fc.weight"].shape[0]
-    channels = state_dict["conv1.weight"].shape[1]
-    if arch != "auto":
-        return architecture(arch, num_classes=classes, in_channels=channels), arch
-    if "config" in metadata:
-        return _recorded_config(path, metadata), str(metadata.get("architecture", "resnet"))
-    return _config_from_shapes(path, state_dict, notes)
+def _check_tensors(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not plain weights, before anything is computed from them."""
+    import torch
 
-
-def _recorded_config(path: Path, metadata: Mapping[str, Any]) -> ResNetConfig:
-    from resnet_edge.models.resnet import ResNetConfig
-
-    try:
-        return ResNetConfig.from_json(metadata["config"])
-    except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} has malformed metadata: {error}") from error
-
-
-def _config_from_shapes(
-    path: Path, state_dict: Mapping[str, Tensor], notes: list[str]
-) -> tuple[ResNetConfig, str]:
-    from resnet_edge.models.resnet import ResNetConfig
-
-    blocks: dict[int, set[int]] = {}
-    for key in state_dict:
-        if match := re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", key):
-            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
-    if sorted(blocks) != list(range(1, len(blocks) + 1)) or any(
-        sorted(b) != list(range(len(b))) for b in blocks.values()
-    ):
-        raise CheckpointError(f"{path} is not a complete ResNet: stages or blocks are missing")
-    projections = sum(1 for k in state_dict if k.endswith("downsample.0.weight"))
-    layers = tuple(len(blocks[i]) for i in sorted(blocks))
-    shortcut = "A" if projections == 0 else "C" if projections == sum(layers) else "B"
-    if shortcut == "A":
-        notes.append(
-            "no projection weights: a residual network with option-A shortcuts is assumed; "
-            "pass --arch plainN for a plain network"
-        )
-    config = ResNetConfig(
-        block="bottleneck" if "layer1.0.conv3.weight" in state_dict else "basic",
-        layers=layers,
-        widths=tuple(state_dict[f"layer{i}.0.conv1.weight"].shape[0] for i in sorted(blocks)),
-        stem="imagenet" if state_dict["conv1.weight"].shape[-1] == 7 else "small",
-        shortcut=cast("Any", shortcut),
-        in_channels=state_dict["conv1.weight"].shape[1],
-        num_classes=state_dict["fc.weight"].shape[0],
-    )
-    for name in ARCHITECTURES:
-        if config == architecture(
-            name, num_classes=config.num_classes, in_channels=config.in_channels
-        ):
-            return config, name
-    return config, f"resnet({config.block}, {'-'.join(map(str, layers))})"
-
-
-def _check_values(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     for key, tensor in state_dict.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        integer = key.endswith("num_batches_tracked")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise CheckpointError(f"{path}: {key} is not a plain dense tensor")
+        if not integer and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {key} holds {tensor.dtype}, not floating-point weights",
+                hint="quantized checkpoints cannot be exported; start from the float model",
+            )
+        # A tensor can claim any shape over a small storage; a real weight fills its storage.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {key} claims shape {tuple(tensor.shape)} without data")
+        if not integer and not bool(tensor.isfinite().all()):
             raise CheckpointError(
                 f"{path}: {key} contains NaN or infinity", hint="the training diverged"
             )
-
-
-def _image_spec(metadata: Mapping[str, Any], config: ResNetConfig, notes: list[str]) -> ImageSpec:
-    if "image_spec" in metadata:
-        return ImageSpec.from_json(metadata["image_spec"])
-    if config.in_channels == 1:
-        default, name = FASHION_MNIST, "28x28 gray, the Fashion-MNIST"
-    elif config.stem == "small":
-        default = ImageSpec(
-            resize=32, crop=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-        )
-        name = "32x32, the CIFAR-10"
-    else:
-        default, name = IMAGENET, "resize 256, crop 224, the ImageNet"
-    if config.in_channels != default.channels:
-        raise ConfigError(
-            f"no default preprocessing for a network with {config.in_channels} input channels",
-            hint="pass --resize --crop --mean --std --color",
-        )
-    notes.append(
-        f"no preprocessing recorded: {name} default is assumed; "
-        "pass --resize --crop --mean --std --color if it was trained otherwise"
-    )
-    return default
-
-
-def _labels(
-    path: Path, metadata: Mapping[str, Any], config: ResNetConfig
-) -> tuple[str, ...] | None:
-    labels = metadata.get("labels")
-    if labels is None:
-        return None
-    if not isinstance(labels, list) or len(labels) != config.num_classes:
-        raise CheckpointError(f"{path} names {labels!r:.60} for {config.num_classes} classes")
-    return tuple(str(label) for label in labels)

@@ -59,7 +59,19 @@ class ResNetConfig:
         if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
             raise ValueError("not an object with the keys of a ResNetConfig")
         lists = {key: tuple(int(n) for n in value[key]) for key in ("layers", "widths")}
-        return cls(**{**value, **lists})
+        config = cls(**{**value, **lists})
+        sizes = (*config.layers, *config.widths, config.in_channels, config.num_classes)
+        if (
+            config.block not in ("basic", "bottleneck")
+            or config.stem not in ("imagenet", "small")
+            or config.shortcut not in ("A", "B", "C")
+            or not isinstance(config.residual, bool)
+            or not isinstance(config.stride_in_1x1, bool)
+            or not all(isinstance(n, int) and n > 0 for n in sizes)
+            or len(config.layers) != len(config.widths)
+        ):
+            raise ValueError(f"{config} is not a network")
+        return config
 
 
 def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:

@@ -1,0 +1,99 @@
+"""Batches of decoded images, read ahead in threads."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from resnet_edge.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
+
+__all__ = ["Batch", "ImageBatches"]
+
+_MAX_CORRUPT = 0.10
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images.
+
+    Attributes:
+        pixels: uint8 N x H x W x C.
+        indices: Position of each image in its source.
+    """
+
+    pixels: NDArray[np.uint8]
+    indices: tuple[int, ...]
+
+
+@dataclass
+class ImageBatches:
+    """Iterate over a source in batches, decoding ahead in threads.
+
+    A file that cannot be decoded is skipped and counted in ``skipped``; when more than a tenth
+    of the images cannot be decoded, the iteration ends with a `DataError`.
+
+    Attributes:
+        source: Where the images come from.
+        spec: Geometry and colour the network expects.
+        batch_size: Images per batch; the last one may be smaller.
+        indices: Which images, in this order; default all.
+        skipped: Names of the images that could not be decoded, filled while iterating.
+    """
+
+    source: ImageSource
+    spec: ImageSpec
+    batch_size: int = 64
+    indices: Sequence[int] | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.source) if self.indices is None else len(self.indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        import numpy as np
+
+        wanted = range(len(self.source)) if self.indices is None else self.indices
+        self.skipped.clear()
+        # Pillow releases the GIL while decoding and resizing, so threads are enough.
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            chunks = [
+                wanted[i : i + self.batch_size] for i in range(0, len(wanted), self.batch_size)
+            ]
+            ahead = [pool.submit(self._decode, chunk) for chunk in chunks[:3]]
+            for position in range(len(chunks)):
+                decoded = ahead.pop(0).result()
+                if position + 3 < len(chunks):
+                    ahead.append(pool.submit(self._decode, chunks[position + 3]))
+                good = [(i, image) for i, image in decoded if image is not None]
+                self.skipped += [self.source.name(i) for i, image in decoded if image is None]
+                self._refuse_if_too_many_are_broken(len(wanted))
+                if good:
+                    yield Batch(np.stack([image for _, image in good]), tuple(i for i, _ in good))
+
+    def _decode(self, chunk: Sequence[int]) -> list[tuple[int, NDArray[np.uint8] | None]]:
+        return [(i, self._decode_one(i)) for i in chunk]
+
+    def _decode_one(self, index: int) -> NDArray[np.uint8] | None:
+        try:
+            return self.spec.pixels(self.source.load(index))
+        except Exception:  # Pillow's plugins raise anything on a broken file
+            return None
+
+    def _refuse_if_too_many_are_broken(self, total: int) -> None:
+        if len(self.skipped) > _MAX_CORRUPT * total:
+            raise DataError(
+                f"{self.source.path}: {len(self.skipped)} of {total} images cannot be decoded, "
+                f"the first is {self.skipped[0]}",
+                hint="repair or remove the broken files; up to a tenth is skipped and counted",
+            )

@@ -1,0 +1,1 @@
+"""Train a ResNet or its plain twin, reproducibly and resumably."""

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from resnet_edge.bundle import Bundle
+from resnet_edge.calibrate.ranges import METHODS
+from resnet_edge.calibrate.stage import CACHE, TABLE, calibrate
+from resnet_edge.calibrate.table import RangesTable, read_cache
+from resnet_edge.data import FolderImages, IdxImages, open_images
+from resnet_edge.export import MODEL
+from resnet_edge.graph import load_graph
+from resnet_edge.quantize.placement import place
+from resnet_edge.recipes import Recipe
+from tests.conftest import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+require("onnxruntime")
+
+RECIPE = Recipe("test", "few images", "mse", images=24)
+
+
+@pytest.fixture
+def bundle(exported: Callable[[str], Bundle], tmp_path: Path) -> Bundle:
+    """A bundle without a calibration, for one test alone."""
+    return Bundle.open(Path(shutil.copytree(exported("tiny").path, tmp_path / "bundle")))
+
+
+@pytest.fixture(scope="module")
+def images(shipped_images: Path) -> IdxImages:
+    source = open_images(shipped_images / "calibration")
+    assert isinstance(source, IdxImages)
+    return source
+
+
+def test_the_bundle_gets_a_table_and_a_cache_of_the_same_ranges(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    result = calibrate(bundle, images, RECIPE)
+    reopened = Bundle.open(bundle.path)
+    assert RangesTable.load(reopened.artifact(TABLE)) == result.table
+    cache = read_cache(reopened.artifact(CACHE))
+    assert cache == pytest.approx({n: r.amax for n, r in result.table.tensors.items()}, rel=1e-6)
+    tensors = place(load_graph(bundle.artifact(MODEL)).graph).tensors
+    assert tuple(result.table.tensors) == tensors
+
+
+def test_the_table_says_what_it_was_made_from(bundle: Bundle, images: IdxImages) -> None:
+    table = calibrate(bundle, images, RECIPE).table
+    assert table.model_sha256 == bundle.sha256(MODEL)
+    assert table.recipe == RECIPE.to_json()
+    assert table.skipped == 0
+    positions = [[images.key(i) for i in range(len(images))].index(key) for key in table.images]
+    assert len(set(positions)) == 24
+    assert (positions[0], positions[-1]) == (0, len(images) - 1)
+    steps = np.diff(positions)
+    assert steps.max() - steps.min() <= 1, "the images are not spread evenly"
+    entry = bundle.entry(TABLE)
+    assert entry["stage"] == "calibrate"
+    assert entry["config"]["image_spec"] == bundle.model.image_spec.to_json()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_recipe_chooses_among_all_estimates(
+    bundle: Bundle, images: IdxImages, method: str
+) -> None:
+    table = calibrate(bundle, images, replace(RECIPE, method=method, percent=99.0)).table
+    for found in table.tensors.values():
+        assert set(found.estimates) == set(METHODS)
+        assert found.amax == found.estimates[method]
+        assert found.estimates["minmax"] == max(abs(found.minimum), abs(found.maximum))
+        assert found.estimates["percentile"] < found.estimates["minmax"]
+
+
+def test_a_second_call_takes_the_ranges_from_the_bundle(
+    bundle: Bundle, images: IdxImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = calibrate(bundle, images, RECIPE)
+    monkeypatch.setattr("resnet_edge.calibrate.stage.collect", None)
+    again = calibrate(Bundle.open(bundle.path), images, RECIPE)
+    assert (first.cached, again.cached) == (False, True)
+    assert again.table == first.table
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(RECIPE, method="minmax"),
+        replace(RECIPE, percent=99.9),
+        replace(RECIPE, images=25),
+    ],
+    ids=["method", "percent", "images"],
+)
+def test_another_recipe_calibrates_again(bundle: Bundle, images: IdxImages, recipe: Recipe) -> None:
+    calibrate(bundle, images, RECIPE)
+    assert not calibrate(bundle, images, recipe).cached
+    assert RangesTable.load(bundle.artifact(TABLE)).recipe == recipe.to_json()
+
+
+def test_other_images_calibrate_again(bundle: Bundle, images: IdxImages) -> None:
+    before = calibrate(bundle, images, RECIPE).table
+    pixels = images.pixels.copy()
+    pixels[0] = 255 - pixels[0]
+    after = calibrate(bundle, replace(images, pixels=pixels), RECIPE)
+    assert not after.cached
+    assert after.table.images[1:] == before.images[1:]
+    assert after.table.images[0] != before.images[0]
+
+
+def test_a_damaged_table_is_made_again(bundle: Bundle, images: IdxImages) -> None:
+    before = calibrate(bundle, images, RECIPE).table
+    bundle.file(TABLE).write_text("{}")
+    again = calibrate(bundle, images, RECIPE)
+    assert not again.cached
+    assert again.table == before
+
+
+def test_a_lost_cache_is_made_again(bundle: Bundle, images: IdxImages) -> None:
+    calibrate(bundle, images, RECIPE)
+    content = bundle.artifact(CACHE).read_text()
+    bundle.file(CACHE).unlink()
+    calibrate(bundle, images, RECIPE)
+    assert bundle.artifact(CACHE).read_text() == content
+
+
+@pytest.mark.parametrize(("count", "warned"), [(20, True), (299, True), (300, False)])
+def test_fewer_than_300_images_are_warned_about(
+    bundle: Bundle,
+    images: IdxImages,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    warned: bool,
+) -> None:
+    few = replace(images, pixels=images.pixels[:count], labels=None)
+    with caplog.at_level(logging.WARNING):
+        table = calibrate(bundle, few, replace(RECIPE, images=512)).table
+    assert len(table.images) == count
+    assert (f"only {count} calibration images" in caplog.text) == warned
+    assert bool(caplog.records) == warned
+
+
+def test_broken_images_are_counted_and_not_recorded(
+    bundle: Bundle, images: IdxImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = []
+    for i in range(24):
+        files.append(tmp_path / f"{i:02d}.png")
+        images.load(i).save(files[-1])
+    files[3].write_bytes(b"not an image")
+    folder = FolderImages(tmp_path, tuple(files), labels=None)
+    table = calibrate(bundle, folder, RECIPE).table
+    assert table.skipped == 1
+    assert table.images == tuple(folder.key(i) for i in range(24) if i != 3)
+    assert f"1 of 24 images could not be decoded and were skipped, the first is {files[3]}" in (
+        caplog.text
+    )
