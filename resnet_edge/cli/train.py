@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_edge.cli.options import numbers
+from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+
+if TYPE_CHECKING:
+    from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
 
 __all__ = ["train"]
 
@@ -34,10 +38,12 @@ def train(
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="L2 penalty.")] = 5e-4,
     label_smoothing: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
-    size: Annotated[int, typer.Option(min=8, help="Side of the square input, in pixels.")] = 28,
-    color: Annotated[str, typer.Option(help="rgb, bgr or gray.")] = "gray",
-    mean: Annotated[str, typer.Option(help="Per channel, comma-separated, 0–1.")] = "0.2860",
-    std: Annotated[str, typer.Option(help="Per channel, comma-separated, 0–1.")] = "0.3530",
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the square input; default the images' own.")
+    ] = None,
+    color: options.ColorOption = None,
+    mean: options.MeanOption = None,
+    std: options.StdOption = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     amp: Annotated[bool, typer.Option("--amp", help="Compute in bfloat16.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -49,14 +55,11 @@ def train(
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge import data as images
     from resnet_edge.errors import DataError
-    from resnet_edge.imaging import ImageSpec
     from resnet_edge.train.loop import TrainConfig
     from resnet_edge.train.stage import train as run_training
 
-    spec = ImageSpec(
-        resize=size, crop=(size, size), color=color, mean=numbers(mean), std=numbers(std)
-    )
     training = images.open_images(data, split="train")
+    spec = _image_spec(training, size=size, color=color, mean=mean, std=std)
     try:
         testing = images.open_images(test_data or data, split="test")
     except DataError:
@@ -91,4 +94,25 @@ def train(
             + (f"{result.test_top1:.2f} %" if result.test_top1 is not None else "not measured")
             + f"\n{result.checkpoint}"
         ),
+    )
+
+
+def _image_spec(
+    training: ImageSource, *, size: int | None, color: str | None, mean: str | None, std: str | None
+) -> ImageSpec:
+    """Return preprocessing that fits the first image, with what the user gave put in."""
+    from dataclasses import replace
+
+    from resnet_edge.imaging import FASHION_MNIST, IMAGENET
+
+    first = training.load(0)
+    color = color or ("gray" if first.mode in ("1", "L", "I;16") else "rgb")
+    default = FASHION_MNIST if color == "gray" else replace(IMAGENET, color=color)
+    side = size or min(*first.size, IMAGENET.crop[0])
+    return replace(
+        default,
+        resize=side,
+        crop=(side, side),
+        mean=default.mean if mean is None else options.numbers(mean),
+        std=default.std if std is None else options.numbers(std),
     )

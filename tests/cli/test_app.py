@@ -135,9 +135,9 @@ def test_a_missing_data_directory_exits_1_with_one_line_and_a_hint(
 
 
 def test_an_option_value_that_makes_no_sense_exits_1_with_a_hint(
-    capsys: pytest.CaptureFixture[str],
+    easy_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["train", "data", "--mean", "0.5;0.5"]) == 1
+    assert run(["train", str(easy_images), "--mean", "0.5;0.5"]) == 1
     message, hint = capsys.readouterr().err.splitlines()
     assert message == "error: '0.5;0.5' is not a comma-separated list of numbers"
     assert "--mean" in hint
