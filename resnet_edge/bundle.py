@@ -67,6 +67,8 @@ class ModelInfo:
         if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
             raise BundleError("the bundle's model description is malformed")
         labels = value["labels"]
+        if labels is not None and not isinstance(labels, list):
+            raise BundleError("the bundle's labels are malformed")
         return cls(
             **{
                 **value,
@@ -131,8 +133,11 @@ class Bundle:
                 hint="export the checkpoint again",
             )
         artifacts = manifest.get("artifacts")
-        if not isinstance(artifacts, dict):
-            raise BundleError(f"{path / MANIFEST} lists no artifacts")
+        if not isinstance(artifacts, dict) or not all(map(_is_entry, artifacts.values())):
+            raise BundleError(
+                f"{path / MANIFEST} is damaged: its artifacts are not what this tool records",
+                hint="export the checkpoint again",
+            )
         return cls(path, ModelInfo.from_json(manifest.get("model")), artifacts)
 
     @classmethod
@@ -228,6 +233,11 @@ class Bundle:
 
 
 _MAKERS = {"calibration.json": "calibrate", "model.int8.onnx": "quantize"}
+
+
+def _is_entry(value: Any) -> bool:
+    keys = {"sha256": str, "bytes": int, "stage": str, "config": dict, "inputs": dict}
+    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in keys.items())
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from resnet_edge.errors import DataError, ExportError
 from resnet_edge.graph import save_graph
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from resnet_edge.progress import SILENT
-from resnet_edge.reference import GOLDEN, GOLDEN_COUNT, Evaluated, Golden, run_all
+from resnet_edge.reference import GOLDEN, GOLDEN_COUNT, MODEL, Evaluated, Golden, run_all
 from resnet_edge.resources import IMAGES, find
 from resnet_edge.simplify import OPSET, simplify
 from resnet_edge.torch_onnx import torch_to_onnx
@@ -45,7 +45,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-MODEL = "model.onnx"
 # Accepted difference, relative to the largest logit (DESIGN: checkpoints and parity).
 TOLERANCE = 1e-3
 
@@ -197,7 +196,11 @@ def store_evaluation(
         Record(
             stage="export",
             config={"image_spec": spec.to_json()},
-            inputs={"source": bundle.model.source_sha256, "images": sha256_json(keys)},
+            inputs={
+                "source": bundle.model.source_sha256,
+                "model": bundle.sha256(MODEL),
+                "images": sha256_json(keys),
+            },
         ),
     )
     return evaluated

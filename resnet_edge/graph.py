@@ -138,8 +138,11 @@ def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
             raise GraphError(
                 f"operator {node.op_type} ({node.name}) does not exist in opset {opset}"
             ) from error
-        plain_pad = node.op_type != "Pad" or len(node.input) <= 3
-        if changed and not (node.op_type in same and plain_pad):
+        inputs = len(node.input)
+        # Pad took its pads as an attribute before 11 and may name axes since 18; Squeeze and
+        # Unsqueeze took their axes as an attribute before 13.
+        form = {"Pad": 2 <= inputs <= 3, "Squeeze": inputs == 2, "Unsqueeze": inputs == 2}
+        if changed and not (node.op_type in same and form.get(node.op_type, True)):
             raise GraphError(
                 f"operator {node.op_type} ({node.name}) differs between opset {have} and {opset}"
             )

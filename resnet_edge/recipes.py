@@ -39,6 +39,8 @@ class Recipe:
                 f"recipe {self.name}: unknown method {self.method!r}",
                 hint=f"use one of {', '.join(_METHODS)}",
             )
+        if not isinstance(self.images, int) or not isinstance(self.description, str):
+            raise ConfigError(f"recipe {self.name}: images must be a whole number")
         if not 0 < self.percent <= 100 or self.images < 1:
             raise ConfigError(f"recipe {self.name}: percent must be in (0, 100] and images >= 1")
 

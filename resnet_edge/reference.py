@@ -8,6 +8,7 @@ device without PyTorch can compare with PyTorch.
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVALUATION", "GOLDEN", "Evaluated", "Golden", "run_all"]
 
-GOLDEN, EVALUATION = "reference.npz", "evaluation.npz"
+MODEL, GOLDEN, EVALUATION = "model.onnx", "reference.npz", "evaluation.npz"
 GOLDEN_COUNT = 32
 
 
@@ -100,8 +101,13 @@ class Evaluated:
         """Read from a bundle; None if it has none, or only for an earlier model."""
         if EVALUATION not in bundle.names():
             return None
-        recorded = bundle.entry(EVALUATION)["inputs"]
-        if recorded.get("source") != bundle.model.source_sha256:
+        entry, info = bundle.entry(EVALUATION), bundle.model
+        belongs = (
+            entry["inputs"].get("source") == info.source_sha256
+            and entry["inputs"].get("model") == bundle.sha256(MODEL)
+            and entry["config"].get("image_spec") == info.image_spec.to_json()
+        )
+        if not belongs:
             return None
         arrays = _load_npz(bundle.artifact(EVALUATION), ("keys", "logits", "source"))
         keys = tuple(row.tobytes().hex() for row in arrays["keys"])
@@ -150,9 +156,9 @@ def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(
             f"{path} is damaged: {error}", hint="export the checkpoint again"
         ) from error

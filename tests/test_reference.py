@@ -49,7 +49,7 @@ def record(bundle: Bundle) -> Record:
     return Record(
         "export",
         config={"image_spec": bundle.model.image_spec.to_json()},
-        inputs={"source": bundle.model.source_sha256},
+        inputs={"source": bundle.model.source_sha256, "model": bundle.sha256(MODEL)},
     )
 
 

@@ -76,7 +76,12 @@ class OnnxRuntimeSession(Session):
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once and return every output."""
-        return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
+        try:
+            values = self._session.run(self._names, feed)
+        except Exception as error:  # its exception classes are private
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
+            raise GraphError(f"ONNX Runtime cannot run the model on {shapes}: {error}") from error
+        return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
         """Drop the session."""

@@ -79,8 +79,9 @@ class Histogram:
         if broken:
             raise CalibrationError(f"{int(broken)} of {flat.size} values are NaN or infinite")
         self.counts += counts
-        self.minimum = min(self.minimum, float(flat.min()))
-        self.maximum = max(self.maximum, float(flat.max()))
+        # Adding zero turns -0.0 into 0.0, so that the extremes do not depend on the order.
+        self.minimum = min(self.minimum, float(flat.min()) + 0.0)
+        self.maximum = max(self.maximum, float(flat.max()) + 0.0)
 
     def merge(self, other: Histogram) -> None:
         """Add another histogram's counts and extremes to this one."""

@@ -66,7 +66,11 @@ def percentile(histogram: Histogram, percent: float) -> float:
     if not 0 < percent <= 100:
         raise CalibrationError(f"percentile {percent} is not in (0, 100]")
     edges, below = histogram.cumulative()
-    value = float(np.interp(below[-1] * percent / 100, below, edges))
+    # Where no value lies between two edges the lower one is meant, so that an outlier that is
+    # just the share to clip is clipped.
+    wanted = below[-1] * percent / 100
+    upper = int(np.searchsorted(below, wanted, side="left"))
+    value = float(np.interp(wanted, below[: upper + 1], edges[: upper + 1]))
     # More than `percent` % zeros would give a range of zero.
     return value if value > histogram.amax * 1e-6 else histogram.amax
 

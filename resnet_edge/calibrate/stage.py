@@ -66,7 +66,7 @@ def calibrate(
         config={"recipe": recipe.to_json(), "image_spec": bundle.model.image_spec.to_json()},
         inputs={"model": bundle.sha256(MODEL), "images": sha256_json(keys)},
     )
-    if bundle.is_fresh(TABLE, record):
+    if bundle.is_fresh(TABLE, record) and bundle.is_fresh(CACHE, record):
         return CalibrationResult(RangesTable.load(bundle.artifact(TABLE)), cached=True)
     if len(indices) < _ENOUGH_IMAGES:
         log.warning("only %d calibration images; 300 or more are advised", len(indices))

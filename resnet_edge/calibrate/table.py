@@ -17,6 +17,7 @@ __all__ = ["RangesTable", "TensorRange", "read_cache", "write_cache"]
 
 _SCHEMA = 1
 QMAX = 127
+_SMALLEST_SCALE = 2.0**-126  # of float32, normal
 # Any version: trtexec and TensorRT compare the algorithm's name, and skip the line otherwise.
 _CACHE_HEADER = "TRT-8600-EntropyCalibration2"
 
@@ -111,7 +112,9 @@ class RangesTable:
 def write_cache(table: RangesTable, path: Path) -> None:
     """Write a TensorRT calibration cache: tensor name and big-endian float32 scale in hex."""
     lines = [_CACHE_HEADER]
-    lines += [f"{n}: {struct.pack('>f', r.amax / QMAX).hex()}" for n, r in table.tensors.items()]
+    for name, found in table.tensors.items():
+        scale = max(found.amax / QMAX, _SMALLEST_SCALE)
+        lines.append(f"{name}: {struct.pack('>f', scale).hex()}")
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 

@@ -80,7 +80,7 @@ def _flavours(names: list[str] | None) -> tuple[Flavour, ...]:
         raise ConfigError(
             f"--for {min(unknown)}: there is no such TensorRT", hint=f"known: {', '.join(FLAVOURS)}"
         )
-    return tuple(f for f in FLAVOURS if names is None or f in names)
+    return tuple(f for f in FLAVOURS if not names or f in names)
 
 
 def _render(
@@ -113,7 +113,8 @@ def _render(
         console.print(table)
     if written is not None:
         rules = ", ".join(f"{group[0].rule} ×{len(group)}" for group in _groups(fixed))
-        console.print(f"{len(fixed)} repaired ({rules}): {written}" if rules else str(written))
+        done = f"{len(fixed)} repaired ({rules}): " if rules else ""
+        console.print(f"{done}{written}", markup=False)
     counts = {s: sum(f.severity == s for f in findings) for s in _COLORS}
     console.print(", ".join(f"{n} {s}" for s, n in counts.items() if n) or "nothing to object to")
 

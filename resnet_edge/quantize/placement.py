@@ -64,7 +64,7 @@ def place(graph: GraphProto) -> Placement:
         raise GraphError("the graph has no Conv or Gemm with constant weights to quantize")
     adds = [n for n in graph.node if n.op_type == "Add" and not _has_constant_input(n, index)]
     depth = _depths(graph)
-    main_inputs = {n.output[0]: max(n.input, key=lambda t: depth.get(t, 0)) for n in adds}
+    main_inputs = {n.output[0]: max(n.input, key=lambda t: depth.get(t, (0, 0))) for n in adds}
 
     wanted: set[str] = set()
     for node in graph.node:
@@ -118,11 +118,15 @@ def _has_constant_input(node: NodeProto, index: GraphIndex) -> bool:
     return any(index.constant(name) is not None for name in node.input)
 
 
-def _depths(graph: GraphProto) -> dict[str, int]:
-    """Return the length of the longest path from an input to each tensor."""
-    depth = {i.name: 0 for i in graph.input}
+def _depths(graph: GraphProto) -> dict[str, tuple[int, int]]:
+    """Return the longest path from an input to each tensor: weighted layers, then all operators.
+
+    The main branch of a block holds more weighted layers than its shortcut, even where a
+    parameter-free shortcut consists of as many operators.
+    """
+    depth = {i.name: (0, 0) for i in graph.input}
     for node in graph.node:
-        level = 1 + max((depth.get(name, 0) for name in node.input), default=0)
+        layers, operators = max((depth.get(name, (0, 0)) for name in node.input), default=(0, 0))
         for output in node.output:
-            depth[output] = level
+            depth[output] = (layers + (node.op_type in WEIGHTED), operators + 1)
     return depth

@@ -53,7 +53,11 @@ def to_fp16(model: ModelProto) -> ModelProto:
                     node.input[position] = half_output
         nodes.append(
             helper.make_node(
-                "Cast", [half_output], [output.name], name="to_fp32", to=TensorProto.FLOAT
+                "Cast",
+                [half_output],
+                [output.name],
+                name=f"{output.name}/to_fp32",
+                to=TensorProto.FLOAT,
             )
         )
     insert_sorted(graph, nodes)
@@ -83,7 +87,7 @@ def _convert_constants(graph: GraphProto, nodes: list[NodeProto]) -> None:
     from onnx import numpy_helper
 
     index = GraphIndex(graph)
-    limit = np.finfo(np.float16).max
+    limit = float(np.finfo(np.float16).max)
     converted: dict[str, str] = {}
     for node in nodes:
         for position, name in enumerate(node.input):

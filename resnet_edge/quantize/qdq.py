@@ -72,7 +72,7 @@ def engine_graph(
 
     writer = _Writer(model)
     for tensor in placement.engine_points:
-        scale = np.array(_range(table, tensor).amax / _QMAX, writer.dtype)
+        scale = _activation_scale(_range(table, tensor).amax, _QMAX, writer.dtype)
         pair = _Pair(scale, np.zeros((), np.int8))
         dequantized = writer.pair(tensor, pair)
         for node in writer.index.consumers[tensor]:
@@ -142,8 +142,31 @@ def _twin_pair(table: RangesTable, tensor: str) -> _Pair:
 
     found = _range(table, tensor)
     if found.minimum >= 0:
-        return _Pair(np.array(found.amax / _UMAX, np.float32), np.array(0, np.uint8))
-    return _Pair(np.array(found.amax / _QMAX, np.float32), np.array(_ZERO, np.uint8))
+        return _Pair(_activation_scale(found.amax, _UMAX, np.float32), np.array(0, np.uint8))
+    return _Pair(_activation_scale(found.amax, _QMAX, np.float32), np.array(_ZERO, np.uint8))
+
+
+def _scales_for_bias(
+    weight: NDArray[Any], scales: NDArray[Any], bias: NDArray[Any], input_scale: float
+) -> NDArray[np.float32]:
+    """Return weight scales with which every bias fits int32 and keeps its precision.
+
+    The bias is stored in steps of input scale x weight scale. A channel of zeros may take any
+    scale, so it takes the one that stores its bias in 2^15 steps.
+    """
+    import numpy as np
+
+    magnitude = np.abs(bias.astype(np.float64)) / input_scale
+    dead = ~weight.reshape(len(weight), -1).any(axis=1)
+    scales = np.where(dead & (bias != 0), magnitude / 2**15, scales)
+    return np.asarray(np.maximum(scales, magnitude / 2**30), np.float32)
+
+
+def _activation_scale(amax: float, steps: int, dtype: Any) -> NDArray[Any]:
+    """Return ``amax / steps`` in the graph's type, at least its smallest normal number."""
+    import numpy as np
+
+    return np.array(max(amax / steps, float(np.finfo(dtype).smallest_normal)), dtype)
 
 
 def _axis(pair: _Pair) -> dict[str, Any]:
@@ -228,9 +251,8 @@ class _Writer:
         name, weight = node.input[1], self.constant(node.input[1])
         scales = weight_scales(weight)
         bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if bias is not None:  # a dead channel may have a bias its scale cannot reach
-            reach = np.float64(input_scale) * 2**30
-            scales = np.maximum(scales, np.abs(bias) / reach).astype(np.float32)
+        if bias is not None:
+            scales = _scales_for_bias(weight, scales, bias, float(input_scale))
         pair = _Pair(scales, np.zeros(len(scales), np.int8), axis=0)
         self.rewire(node, name, self.dequantize(name, quantize_weight(weight, scales), pair))
         if bias is None:
