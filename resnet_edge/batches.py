@@ -1,12 +1,13 @@
-"""Batches of decoded images, read ahead in threads."""
+"""Batches of decoded images, read ahead in threads, and of what a network is fed."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from resnet_edge.arrays import NetworkInputs
 from resnet_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["Batch", "ImageBatches"]
+__all__ = ["Batch", "Feeds", "ImageBatches"]
 
 _MAX_CORRUPT = 0.10
 
@@ -48,6 +49,8 @@ class ImageBatches:
         spec: Geometry and colour the network expects.
         batch_size: Images per batch; the last one may be smaller.
         indices: Which images, in this order; default all.
+        start: How many of them an earlier, interrupted pass has done.
+        skipped_before: Which of those it could not decode.
         skipped: Names of the images that could not be decoded, filled while iterating.
     """
 
@@ -55,6 +58,8 @@ class ImageBatches:
     spec: ImageSpec
     batch_size: int = 64
     indices: Sequence[int] | None = None
+    start: int = 0
+    skipped_before: tuple[str, ...] = ()
     skipped: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -64,11 +69,12 @@ class ImageBatches:
         import numpy as np
 
         wanted = range(len(self.source)) if self.indices is None else self.indices
-        self.skipped.clear()
+        self.skipped[:] = self.skipped_before
         # Pillow releases the GIL while decoding and resizing, so threads are enough.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             chunks = [
-                wanted[i : i + self.batch_size] for i in range(0, len(wanted), self.batch_size)
+                wanted[i : i + self.batch_size]
+                for i in range(self.start, len(wanted), self.batch_size)
             ]
             ahead = [pool.submit(self._decode, chunk) for chunk in chunks[:3]]
             for position in range(len(chunks)):
@@ -97,3 +103,43 @@ class ImageBatches:
                 f"the first is {self.skipped[0]}",
                 hint="repair or remove the broken files; up to a tenth is skipped and counted",
             )
+
+
+@dataclass
+class Feeds:
+    """Iterate over what a network is fed, with the position of every row in the source.
+
+    Images go through the spec; a source of network inputs gives them as they are.
+
+    Attributes:
+        source: Images or network inputs.
+        spec: Preprocessing of the images.
+        batch_size: Rows per batch; the last one may be smaller.
+        indices: Which rows, in this order.
+        start: How many of them an earlier, interrupted pass has done.
+        skipped_before: Names of the images it could not decode.
+        skipped: Names of all images that could not be decoded, filled while iterating.
+    """
+
+    source: ImageSource | NetworkInputs
+    spec: ImageSpec
+    batch_size: int
+    indices: Sequence[int]
+    start: int = 0
+    skipped_before: tuple[str, ...] = ()
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.indices) - self.start
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], tuple[int, ...]]]:
+        if isinstance(self.source, NetworkInputs):
+            for i in range(self.start, len(self.indices), self.batch_size):
+                rows = tuple(self.indices[i : i + self.batch_size])
+                yield self.source.inputs(rows), rows
+            return
+        for batch in ImageBatches(
+            self.source, self.spec, self.batch_size, self.indices,
+            self.start, self.skipped_before, self.skipped,
+        ):  # fmt: skip
+            yield self.spec.to_input(batch.pixels), batch.indices

@@ -1,4 +1,4 @@
-"""Image sources: an IDX pair, a flat image folder, or a class-per-folder tree.
+"""Image sources: an IDX pair, a flat image folder, a class-per-folder tree, or an array file.
 
 Every ``--data DIR`` of the command line ends up in `open_images`.
 """
@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from resnet_edge.arrays import open_array_images
 from resnet_edge.errors import DataError
 from resnet_edge.idx import read_idx
 
@@ -113,10 +114,10 @@ class FolderImages:
 
 
 def open_images(path: Path, *, split: Split = "test", labels: Path | None = None) -> ImageSource:
-    """Open an IDX directory, a class-per-folder tree, or a flat folder of images.
+    """Open an IDX directory, a class-per-folder tree, a flat folder, or a .npy or .npz file.
 
     Args:
-        path: The directory.
+        path: The directory or file.
         split: Which part to take where the directory holds a training and a test part.
         labels: A CSV file ``file name,label`` (index or class name) for a flat folder.
 
@@ -126,9 +127,7 @@ def open_images(path: Path, *, split: Split = "test", labels: Path | None = None
     if not path.exists():
         raise DataError(f"no such image directory: {path}", hint="check the path given to --data")
     if not path.is_dir():
-        raise DataError(
-            f"{path} is a file, not a directory", hint="pass the directory that holds the images"
-        )
+        return open_array_images(path, labels)
     if pair := _find_idx(path, split):
         return _open_idx(path, *pair)
     children = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))

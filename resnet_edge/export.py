@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Bundle, ModelInfo, Record
-from resnet_edge.data import open_images, resolve_labels
-from resnet_edge.errors import DataError, ExportError
-from resnet_edge.graph import save_graph
+from resnet_edge.data import open_images
+from resnet_edge.errors import CheckpointError, ExportError
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
+from resnet_edge.parity import (
+    Parity,
+    compare_logits,
+    fingerprint,
+    golden_images,
+    labels_for,
+    save_model,
+    store_logits,
+    write_metadata,
+)
 from resnet_edge.progress import SILENT
-from resnet_edge.reference import GOLDEN, GOLDEN_COUNT, MODEL, Evaluated, Golden, run_all
+from resnet_edge.reference import GOLDEN, MODEL, Evaluated, Golden
 from resnet_edge.resources import IMAGES, find
 from resnet_edge.simplify import OPSET, simplify
 from resnet_edge.torch_onnx import torch_to_onnx
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ModelProto
 
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
@@ -45,9 +52,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Accepted difference, relative to the largest logit (DESIGN: checkpoints and parity).
-TOLERANCE = 1e-3
-
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -67,28 +71,6 @@ class ExportConfig:
     simplify: bool = True
     stride_in_1x1: bool | None = None
     image_spec: ImageSpec | None = None
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How closely one model follows another on the same images.
-
-    Attributes:
-        n: Images compared.
-        max_abs: Largest difference of any logit.
-        max_logit: Largest magnitude of any reference logit.
-        argmax_equal: Images on which both predict the same class.
-    """
-
-    n: int
-    max_abs: float
-    max_logit: float
-    argmax_equal: int
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the models count as equal."""
-        return self.max_abs <= TOLERANCE * self.max_logit and self.argmax_equal == self.n
 
 
 @dataclass(frozen=True)
@@ -143,14 +125,14 @@ def export(
     bundle = Bundle.create(output, info)
     golden_source = images or open_images(find(f"{IMAGES}/test"))
     # Labels that cannot belong to the model are found before anything is written.
-    labels = _labels(golden_source, info, required=images is not None)
+    labels = labels_for(golden_source, info, required=images is not None)
     record = Record(
         stage="export",
         config={
             "simplify": config.simplify, "image_spec": spec.to_json(), "opset": OPSET,
             "network": json.loads(json.dumps(asdict(checkpoint.config))),
         },
-        inputs={"checkpoint": checkpoint.sha256, "images": _fingerprint(golden_source)},
+        inputs={"checkpoint": checkpoint.sha256, "images": fingerprint(golden_source)},
     )  # fmt: skip
     if bundle.is_fresh(MODEL, record) and GOLDEN in bundle.names():
         details = bundle.entry(MODEL)["details"]
@@ -172,6 +154,11 @@ def reload_model(bundle: Bundle, path: Path) -> ResNet:
     """
     from resnet_edge.models.resnet import ResNetConfig
 
+    if "network" not in bundle.entry(MODEL)["config"]:
+        raise CheckpointError(
+            f"{bundle.path} was made from an ONNX file, which has no PyTorch model",
+            hint="its reference is the ONNX file itself",
+        )
     network = ResNetConfig.from_json(bundle.entry(MODEL)["config"]["network"])
     return load_model(replace(read_checkpoint(path), config=network))
 
@@ -182,40 +169,10 @@ def store_evaluation(
     """Compute PyTorch's logits for every image and keep them in the bundle."""
     from resnet_edge.backends.pytorch import TorchSession
 
-    spec = bundle.model.image_spec
-    known = Evaluated.load(bundle)
-    keys = [images.key(i) for i in range(len(images))]
-    if known is not None and known.lookup(keys) is not None:
-        return known
-    logits, kept, _ = run_all(
-        TorchSession(model, spec), images, spec, label="PyTorch reference", progress=progress
-    )
-    evaluated = Evaluated(tuple(keys[i] for i in kept), logits, "pytorch")
-    evaluated.save(
-        bundle,
-        Record(
-            stage="export",
-            config={"image_spec": spec.to_json()},
-            inputs={
-                "source": bundle.model.source_sha256,
-                "model": bundle.sha256(MODEL),
-                "images": sha256_json(keys),
-            },
-        ),
-    )
-    return evaluated
-
-
-def compare_logits(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Parity:
-    """Compare two sets of logits, N x classes each."""
-    import numpy as np
-
-    return Parity(
-        n=len(reference),
-        max_abs=float(np.abs(reference - candidate).max()),
-        max_logit=float(np.abs(reference).max()),
-        argmax_equal=int((reference.argmax(1) == candidate.argmax(1)).sum()),
-    )
+    return store_logits(
+        bundle, lambda: TorchSession(model, bundle.model.image_spec), images,
+        origin="pytorch", stage="export", progress=progress,
+    )  # fmt: skip
 
 
 def _export(
@@ -228,9 +185,6 @@ def _export(
     record: Record,
     progress: Progress,
 ) -> ExportResult:
-    import numpy as np
-    import onnx
-
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
     from resnet_edge.backends.pytorch import TorchSession
 
@@ -239,10 +193,9 @@ def _export(
         onnx_model = torch_to_onnx(model, spec)
         task.advance(status="simplify")
         simplified = simplify(onnx_model, fold=config.simplify)
-        _write_metadata(simplified.model, info)
+        write_metadata(simplified.model, info)
         task.advance(status="verify")
-        indices = np.linspace(0, len(source) - 1, min(GOLDEN_COUNT, len(source)), dtype=int)
-        pixels, kept = _golden_pixels(source, spec, indices.tolist())
+        pixels, golden_labels = golden_images(source, spec, labels)
         feed = {"input": spec.to_input(pixels)}
         reference = TorchSession(model, spec).run(feed)["logits"]
         with OnnxRuntimeSession(simplified.model) as session:
@@ -254,32 +207,10 @@ def _export(
             f"{parity.max_logit:.3g}, same class on {parity.argmax_equal} of {parity.n} images",
             hint="run again with --no-simplify; if that fails too, please report it",
         )
-    save_graph(simplified.model, bundle.file(MODEL))
-    tools = {m.__name__: m.__version__ for m in (_module("torch"), _module("onnxruntime"), onnx)}
-    details: dict[str, Any] = {"parity": asdict(parity), "nodes": dict(simplified.after)}
-    details["data"] = str(source.path.resolve())
-    bundle.record(MODEL, replace(record, tools=tools, details=details))
-    golden_labels = np.full(len(kept), -1) if labels is None else labels[kept]
-    Golden(pixels, reference, golden_labels.astype(np.int64)).save(
-        bundle, replace(record, tools=tools)
-    )
+    details = {"parity": asdict(parity), "nodes": dict(simplified.after)}
+    golden = Golden(pixels, reference, golden_labels)
+    save_model(bundle, simplified.model, golden, source, record, details, ("torch",))
     return ExportResult(bundle, parity, dict(simplified.after), checkpoint.notes, cached=False)
-
-
-def _write_metadata(model: ModelProto, info: ModelInfo) -> None:
-    from onnx import helper
-
-    helper.set_model_props(
-        model,
-        {
-            "resnet_edge.architecture": info.architecture,
-            "resnet_edge.image_spec": json.dumps(info.image_spec.to_json()),
-            "resnet_edge.labels": json.dumps(info.labels),
-            "resnet_edge.source_sha256": info.source_sha256,
-        },
-    )
-    model.producer_name = "resnet-edge"
-    model.graph.name = info.architecture
 
 
 def _model_info(checkpoint: Checkpoint, model: ResNet, spec: ImageSpec) -> ModelInfo:
@@ -295,36 +226,3 @@ def _model_info(checkpoint: Checkpoint, model: ResNet, spec: ImageSpec) -> Model
         source=str(checkpoint.path.resolve()),
         source_sha256=checkpoint.sha256,
     )
-
-
-def _labels(source: ImageSource, info: ModelInfo, *, required: bool) -> NDArray[np.int64] | None:
-    try:
-        return resolve_labels(source, class_names=info.labels, num_classes=info.num_classes)
-    except DataError:
-        if required:
-            raise
-        return None  # the shipped images only serve to compare numbers here
-
-
-def _golden_pixels(
-    source: ImageSource, spec: ImageSpec, indices: list[int]
-) -> tuple[NDArray[np.uint8], list[int]]:
-    import numpy as np
-
-    from resnet_edge.batches import ImageBatches
-
-    batches = list(ImageBatches(source, spec, len(indices), indices))
-    if not batches:
-        raise DataError(f"{source.path}: none of the golden images can be decoded")
-    return np.concatenate([b.pixels for b in batches]), [i for b in batches for i in b.indices]
-
-
-def _fingerprint(source: ImageSource) -> str:
-    """Hash what is cheap to hash: the size of the set and a few of its images."""
-    return sha256_json([len(source), source.key(0), source.key(len(source) - 1)])
-
-
-def _module(name: str) -> Any:
-    import importlib
-
-    return importlib.import_module(name)

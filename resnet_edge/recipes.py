@@ -10,9 +10,9 @@ from resnet_edge.errors import ConfigError
 
 __all__ = ["DEFAULT_RECIPE", "Recipe", "list_recipes", "load_recipe"]
 
-DEFAULT_RECIPE = "mse"
+DEFAULT_RECIPE = "auto"
 _FOLDER = "calibration/recipes"
-_METHODS = ("minmax", "percentile", "mse", "entropy")
+_METHODS = ("minmax", "percentile", "mse", "entropy", "entropy-tensorrt", "auto")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Recipe:
     Attributes:
         name: File name without ``.toml``.
         description: One line for ``resnet-edge recipes ls``.
-        method: ``minmax``, ``percentile``, ``mse`` or ``entropy``.
+        method: ``minmax``, ``percentile``, ``mse``, ``entropy``, ``entropy-tensorrt``, or
+            ``auto`` for the bake-off.
         percent: Share of magnitudes kept by ``percentile``.
         images: Number of calibration images taken from the data set.
     """

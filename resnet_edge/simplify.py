@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-__all__ = ["IR_VERSION", "OPSET", "SimplifyResult", "simplify"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "SimplifyResult",
+    "drop_exporter_metadata",
+    "run_onnxsim",
+    "simplify",
+]
 
 # TensorRT 8.4–8.6 stop at opset 17; every later version and RTX read it.
 OPSET, IR_VERSION = 17, 8
@@ -46,25 +53,35 @@ def simplify(model: ModelProto, *, fold: bool = True) -> SimplifyResult:
         ExportError: onnxsim could not show that its result equals its input.
         GraphError: An operator cannot be expressed in opset 17.
     """
-    import onnxsim
-
     before = Counter(n.op_type for n in model.graph.node)
     if fold:
-        try:
-            model, equal = onnxsim.simplify(model)
-        except Exception as error:
-            raise ExportError(
-                f"onnxsim failed: {error}", hint="run again with --no-simplify"
-            ) from error
-        if not equal:
-            raise ExportError(
-                "onnxsim's result does not equal its input", hint="run again with --no-simplify"
-            )
+        model = run_onnxsim(model)
     _mean_to_global_average_pool(model)
-    _drop_exporter_metadata(model)
+    drop_exporter_metadata(model)
     set_opset(model, OPSET, IR_VERSION)
     after = Counter(n.op_type for n in model.graph.node)
     return SimplifyResult(model, dict(before), dict(after))
+
+
+def run_onnxsim(model: ModelProto) -> ModelProto:
+    """Fold constants and batch norms with onnxsim.
+
+    Raises:
+        ExportError: It failed, or could not show that its result equals its input.
+    """
+    try:
+        import onnxsim
+
+        model, equal = onnxsim.simplify(model)
+    except Exception as error:
+        raise ExportError(
+            f"onnxsim failed: {error}", hint="run again with --no-simplify"
+        ) from error
+    if not equal:
+        raise ExportError(
+            "onnxsim's result does not equal its input", hint="run again with --no-simplify"
+        )
+    return model
 
 
 def _mean_to_global_average_pool(model: ModelProto) -> None:
@@ -93,7 +110,7 @@ def _mean_to_global_average_pool(model: ModelProto) -> None:
     prune(model.graph)
 
 
-def _drop_exporter_metadata(model: ModelProto) -> None:
+def drop_exporter_metadata(model: ModelProto) -> None:
     """Name weighted nodes after their weights; drop the exporter's notes, which hold file paths."""
     for node in model.graph.node:
         del node.metadata_props[:]

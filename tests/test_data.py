@@ -317,6 +317,27 @@ def test_batches_keep_order_size_and_indices(data: st.DataObject, count: int, si
     assert all(batch.pixels.shape == (len(batch.indices), 4, 4, 1) for batch in seen)
 
 
+@given(data=st.data(), count=st.integers(1, 30), size=st.integers(1, 12))
+def test_batches_can_start_after_what_an_earlier_pass_has_done(
+    data: st.DataObject, count: int, size: int
+) -> None:
+    start = data.draw(st.integers(0, count))
+    batches = ImageBatches(numbered(count), GRAY, size, start=start)
+    assert [i for batch in batches for i in batch.indices] == list(range(start, count))
+
+
+def test_images_skipped_before_count_among_those_of_all(tmp_path: Path) -> None:
+    broken_folder(tmp_path, 36, 4)
+    source = open_images(tmp_path)
+    one_before = ImageBatches(source, SPEC, 4, range(39), 10, ("earlier",))
+    for _ in range(2):
+        with pytest.raises(DataError, match="4 of 39 images cannot be decoded, the first is earl"):
+            list(one_before)
+    batches = ImageBatches(source, SPEC, 4, range(40), 36, ())
+    assert list(batches) == []
+    assert len(batches.skipped) == 4
+
+
 class SlowStart(IdxImages):
     """A source whose first image waits until one of a later batch has been decoded."""
 

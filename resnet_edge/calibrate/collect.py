@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from resnet_edge.batches import ImageBatches
+from resnet_edge.arrays import NetworkInputs
+from resnet_edge.artifacts import sha256_json, write_bytes
+from resnet_edge.batches import Feeds
 from resnet_edge.calibrate.histogram import Histogram
-from resnet_edge.errors import CalibrationError
+from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,13 +28,16 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import Session
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
-    from resnet_edge.progress import Progress
+    from resnet_edge.progress import Progress, Task
 
-__all__ = ["Collected", "collect"]
+__all__ = ["Collected", "Partial", "collect"]
+
+log = logging.getLogger(__name__)
 
 # Activations of one batch are held twice: being counted, and being computed.
 _BATCH_BYTES = 96 << 20
 _MAX_BATCH = 64
+_STORE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,52 +55,106 @@ class Collected:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Partial:
+    """Where a pass is kept while it runs, so that a killed one can go on.
+
+    Attributes:
+        path: An npz file; whoever uses the result removes it.
+        identity: Hash of the images and their preprocessing. A file of another identity, or of
+            another model or other tensors, is ignored.
+    """
+
+    path: Path
+    identity: str
+
+
 def collect(
     model: ModelProto,
     tensors: Sequence[str],
-    source: ImageSource,
+    source: ImageSource | NetworkInputs,
     spec: ImageSpec,
     *,
     indices: Sequence[int],
+    partial: Partial | None = None,
     progress: Progress = SILENT,
 ) -> Collected:
     """Count the values of ``tensors`` over the images in one streaming pass.
 
     Memory does not grow with the number of images: batches are counted and dropped, one being
-    counted while the next is computed.
+    counted while the next is computed. The counts do not depend on the order of the images, on
+    the batch size, or on whether the pass was interrupted: counting does not, and ONNX Runtime
+    computes every image of a batch with the same operations in the same order as alone
+    (tests/calibrate/test_pitfalls.py holds it to that).
+
+    Args:
+        model: The network.
+        tensors: What to count.
+        source: Images, or network inputs, which bypass ``spec``.
+        spec: Preprocessing of the images.
+        indices: Which images.
+        partial: Where to keep what is counted, now and then, and to go on from.
+        progress: Listener.
 
     Raises:
         CalibrationError: A value is NaN or infinite.
-        DataError: Too many images cannot be decoded.
+        DataError: Too many images cannot be decoded, or inputs are not what the network takes.
     """
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
-    histograms = {name: Histogram() for name in tensors}
-    used: list[int] = []
+    if isinstance(source, NetworkInputs):
+        _refuse_misfit(source, spec)
+    if partial is not None:
+        partial = replace(partial, identity=_identity(partial, model, tensors))
+    begun = _load(partial, tensors) or Collected({name: Histogram() for name in tensors}, (), ())
+    start = len(begun.indices) + len(begun.skipped)
     with (
         OnnxRuntimeSession(_expose(model, tensors)) as session,
-        ThreadPoolExecutor(max_workers=1) as counter,
         progress.task("calibrate", total=len(indices)) as task,
     ):
-        name = session.inputs[0].name
-        batches = ImageBatches(source, spec, _batch_size(session, name, spec), indices)
-        pending = None
-        for batch in batches:
-            feed = {name: spec.to_input(batch.pixels)}
-            outputs = session.run(feed)
-            if pending is not None:
-                pending.result()
-            pending = counter.submit(_count, histograms, {**outputs, **feed})
-            used += batch.indices
-            task.advance(len(batch.indices))
-        if pending is not None:
-            pending.result()
+        size = _batch_size(session, session.inputs[0].name, spec)
+        feeds = Feeds(source, spec, size, indices, start, begun.skipped)
+        if start:
+            log.info("going on after %d of %d images", start, len(indices))
+            task.advance(start)
+        used = _count_all(session, feeds, begun, partial, task)
     if not used:
         raise CalibrationError(f"{source.path}: not one image could be decoded")
-    return Collected(histograms, tuple(used), tuple(batches.skipped))
+    return Collected(begun.histograms, used, tuple(feeds.skipped))
 
 
-def _count(histograms: Mapping[str, Histogram], values: Mapping[str, NDArray[np.float32]]) -> None:
+def _count_all(
+    session: Session, feeds: Feeds, begun: Collected, partial: Partial | None, task: Task
+) -> tuple[int, ...]:
+    """Add all feeds to the histograms of ``begun`` and return the indices of all images in them."""
+    name, used, pending = session.inputs[0].name, list(begun.indices), None
+    began = stored = time.monotonic()
+    with ThreadPoolExecutor(max_workers=1) as counter:
+        for batch, rows in feeds:
+            outputs = session.run({name: batch})
+            if pending is not None:
+                pending.result()
+            used += rows
+            now, keep = time.monotonic(), None
+            if partial is not None and now - stored >= _STORE_SECONDS:
+                keep, stored = Collected(begun.histograms, tuple(used), tuple(feeds.skipped)), now
+            pending = counter.submit(
+                _count, begun.histograms, {**outputs, name: batch}, partial, keep
+            )
+            rate = (len(used) - len(begun.indices)) / max(now - began, 1e-9)
+            task.advance(len(rows), status=f"{rate:.{0 if rate >= 10 else 1}f} images/s")
+        if pending is not None:
+            pending.result()
+    return tuple(used)
+
+
+def _count(
+    histograms: Mapping[str, Histogram],
+    values: Mapping[str, NDArray[np.float32]],
+    partial: Partial | None,
+    keep: Collected | None,
+) -> None:
+    """Count one batch; then, in the same thread and so without a race, store where we are."""
     name = ""
     try:
         for name, histogram in histograms.items():
@@ -100,6 +164,74 @@ def _count(histograms: Mapping[str, Histogram], values: Mapping[str, NDArray[np.
             f"tensor {name}: {error.message}",
             hint="the network overflows on these images; check the preprocessing",
         ) from error
+    if partial is not None and keep is not None:
+        _store(partial, keep)
+
+
+def _identity(partial: Partial, model: ModelProto, tensors: Sequence[str]) -> str:
+    digest = hashlib.sha256(model.SerializeToString())
+    return sha256_json([partial.identity, digest.hexdigest(), list(tensors)])
+
+
+def _store(partial: Partial, state: Collected) -> None:
+    import numpy as np
+
+    histograms = list(state.histograms.values())
+    found = [h.sparse() for h in histograms]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        identity=np.array(partial.identity),
+        used=np.array(state.indices, dtype=np.int64),
+        skipped=np.array(state.skipped, dtype=np.str_),
+        lengths=np.array([len(buckets) for buckets, _ in found]),
+        buckets=np.concatenate([buckets for buckets, _ in found]),
+        counts=np.concatenate([counts for _, counts in found]),
+        extremes=np.array([(h.minimum, h.maximum) for h in histograms]),
+    )
+    write_bytes(partial.path, buffer.getvalue())
+
+
+def _load(partial: Partial | None, tensors: Sequence[str]) -> Collected | None:
+    """Return what an interrupted pass of the same identity has counted, if it can be read."""
+    import numpy as np
+
+    if partial is None or not partial.path.is_file():
+        return None
+    try:
+        with partial.path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            if str(archive["identity"]) != partial.identity:
+                return None
+            ends = np.cumsum(archive["lengths"])[:-1]
+            parts = zip(
+                tensors,
+                np.split(archive["buckets"], ends),
+                np.split(archive["counts"], ends),
+                archive["extremes"],
+                strict=True,
+            )
+            return Collected(
+                {name: Histogram.from_sparse(b, c, low, high) for name, b, c, (low, high) in parts},
+                tuple(archive["used"].tolist()),
+                tuple(archive["skipped"].tolist()),
+            )
+    except Exception as error:  # a damaged archive raises anything
+        log.warning("%s is damaged, calibration starts anew: %s", partial.path, error)
+        return None
+
+
+def _refuse_misfit(source: NetworkInputs, spec: ImageSpec) -> None:
+    if spec.input != "float":
+        raise DataError(
+            f"the model normalises raw uint8 images itself, {source.path} holds preprocessed ones",
+            hint="pass the images, as uint8 N x H x W x C",
+        )
+    if source.shape != spec.input_shape:
+        have, want = (" x ".join(map(str, shape)) for shape in (source.shape, spec.input_shape))
+        raise DataError(
+            f"{source.path} holds inputs of {have}, the model takes {want}",
+            hint="network inputs are float32 N x C x H x W",
+        )
 
 
 def _expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:

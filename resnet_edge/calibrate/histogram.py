@@ -89,6 +89,23 @@ class Histogram:
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
 
+    def sparse(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Return the buckets that are not empty, and their counts."""
+        import numpy as np
+
+        buckets = np.flatnonzero(self.counts)
+        return buckets.astype(np.uint16), self.counts[buckets]
+
+    @classmethod
+    def from_sparse(
+        cls, buckets: NDArray[Any], counts: NDArray[Any], minimum: float, maximum: float
+    ) -> Histogram:
+        """Return the histogram whose ``sparse``, ``minimum`` and ``maximum`` these are."""
+        histogram = cls()
+        histogram.counts[buckets] = counts
+        histogram.minimum, histogram.maximum = float(minimum), float(maximum)
+        return histogram
+
     def magnitudes(self) -> NDArray[np.int64]:
         """Return counts of ``|x|``, one per non-negative bucket (32,768)."""
         return self.counts[:_POSITIVE] + self.counts[_POSITIVE:]

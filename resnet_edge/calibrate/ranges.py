@@ -15,14 +15,26 @@ if TYPE_CHECKING:
 
     from resnet_edge.calibrate.histogram import Histogram
 
-__all__ = ["METHODS", "Method", "entropy", "estimate", "minmax", "mse", "percentile"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "entropy",
+    "entropy_tensorrt",
+    "estimate",
+    "minmax",
+    "mse",
+    "percentile",
+]
 
-Method = Literal["minmax", "percentile", "mse", "entropy"]
+Method = Literal["minmax", "percentile", "mse", "entropy", "entropy-tensorrt"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _BINS = 2048
 _LEVELS = 128  # magnitudes of a signed 8-bit number
 _QMAX = 127
+_TENSORRT_BINS, _TENSORRT_LEVELS = 1024, 127
+_TENSORRT_MOST_BINS = 8 * _TENSORRT_BINS
+_FIRST_BATCH_PERCENT = 99.99
 _NOTHING_SEEN = 1.0
 
 
@@ -48,7 +60,9 @@ def estimate(histogram: Histogram, method: Method, *, percent: float = 99.99) ->
         return minmax(histogram)
     if method == "percentile":
         return percentile(histogram, percent)
-    return mse(histogram) if method == "mse" else entropy(histogram)
+    if method == "mse":
+        return mse(histogram)
+    return entropy(histogram) if method == "entropy" else entropy_tensorrt(histogram)
 
 
 def minmax(histogram: Histogram) -> float:
@@ -101,30 +115,84 @@ def entropy(histogram: Histogram) -> float:
     The form of NVIDIA's pytorch-quantization: 2,048 bins, 128 levels, the first bin replaced by
     the second so that the zeros behind a ReLU do not dominate; the last of equal minima wins.
     """
-    import numpy as np
-
     counts, width = histogram.linear(_BINS)
     counts[0] = counts[1]
     if not counts.any():
         return histogram.amax
     divergences = kl_divergences(counts, _LEVELS)
-    best = len(divergences) - 1 - int(np.argmin(divergences[::-1]))
-    return float((_LEVELS + best) * width)
+    return float((_LEVELS + _last_argmin(divergences)) * width)
+
+
+def entropy_tensorrt(histogram: Histogram) -> float:
+    """Return the clipping magnitude by the entropy form NVIDIA documents for TensorRT.
+
+    The source is ``closed/NVIDIA/documentation/calibration.md`` of the MLPerf inference results:
+    equal bins without the first; 127 levels of equal width between 0 and the centre of a candidate
+    bin, which itself belongs to the last level; the range is the centre of the best bin. Where the
+    text leaves a choice:
+
+    - *Bins.* 1,024 over the range of the first batch, their number doubled until later batches
+      fit. For that range we take the magnitude that 99.99 % of all values stay below, and three
+      doublings at most. A real first batch would let the order of the images and the batch size
+      decide, as they do in TensorRT; the largest magnitude of all would let one outlier take away
+      the resolution that all other values need.
+    - *Outliers.* Folded into the candidate bin, but not into the level that stands for it, as on
+      Migacz's slides. Read to the letter both contain them, and clipping costs nothing: the
+      divergence is 0 after 127 bins, whatever the data.
+    - *Empty bins.* Get nothing of their level, so a candidate that folds outliers into an empty
+      bin is out. Bins above the largest magnitude, which the doubling appends, are no candidates.
+    - *Candidates and ties.* From the 127th bin on, where every bin is a level; the last of equal
+      minima wins, as in `entropy`.
+
+    That a max-pool passes its output's range to its input is not a matter of the estimator: the
+    placement gives both the same range.
+    """
+    import numpy as np
+
+    ratio = histogram.amax / percentile(histogram, _FIRST_BATCH_PERCENT)
+    bins = min(int(np.ceil(_TENSORRT_BINS * max(ratio, 1.0))), _TENSORRT_MOST_BINS)
+    counts, width = histogram.linear(bins)
+    counts[0] = 0.0
+    if not counts.any():
+        return histogram.amax
+    ends = np.arange(_TENSORRT_LEVELS, bins + 1)
+    # Bin j is of level k if its centre is: k (2 end - 1) <= 127 (2 j + 1), in half bins.
+    halves = np.arange(_TENSORRT_LEVELS + 1)[None, :] * (2 * ends[:, None] - 1)
+    edges = np.maximum(-((_TENSORRT_LEVELS - halves) // (2 * _TENSORRT_LEVELS)), 0)
+    edges[:, -1] = ends
+    best = _last_argmin(_divergences(counts, ends, edges))
+    return float((ends[best] - 0.5) * width)
 
 
 def kl_divergences(counts: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
     """Return KL(P || Q) in nats for clipping after i bins, i = levels … len(counts).
 
-    P is the first i bins with everything beyond folded into the last of them; Q is the unfolded
-    bins reduced to ``levels`` equal groups, each group's mass spread over its non-empty bins.
-    A candidate that folds mass into an empty bin gets infinity. Within a group Q is constant, so
-    prefix sums give every candidate in one step without expanding Q.
+    The i bins are reduced to ``levels`` equal groups; see `_divergences`.
     """
     import numpy as np
 
-    size = len(counts)
-    ends = np.arange(levels, size + 1)
+    ends = np.arange(levels, len(counts) + 1)
     edges = -(-np.arange(levels + 1)[None, :] * ends[:, None] // levels)  # ceil
+    return _divergences(counts, ends, edges)
+
+
+def _divergences(
+    counts: NDArray[np.float64], ends: NDArray[np.int64], edges: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return KL(P || Q) in nats for clipping after each of ``ends`` bins.
+
+    P is the first bins with everything beyond folded into the last of them; Q is the unfolded bins
+    reduced to groups, each group's mass spread over its non-empty bins. A candidate that folds
+    mass into an empty bin gets infinity. Within a group Q is constant, so prefix sums give every
+    candidate in one step without expanding Q.
+
+    Args:
+        counts: The histogram.
+        ends: Number of bins kept, one per candidate.
+        edges: First bin of every group, and the end of the last; a row per candidate.
+    """
+    import numpy as np
+
     mass = np.concatenate([[0.0], np.cumsum(counts)])
     filled = np.concatenate([[0], np.cumsum(counts > 0)])
     entropy_terms = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])
@@ -155,3 +223,9 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
     positive = values > 0
     out[positive] = values[positive] * np.log(values[positive])
     return out
+
+
+def _last_argmin(values: NDArray[np.float64]) -> int:
+    import numpy as np
+
+    return len(values) - 1 - int(np.argmin(values[::-1]))

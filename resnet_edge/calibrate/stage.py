@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from resnet_edge.arrays import RandomInputs
 from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Record
-from resnet_edge.calibrate.collect import collect
-from resnet_edge.calibrate.ranges import METHODS, estimate
-from resnet_edge.calibrate.table import RangesTable, TensorRange, write_cache
+from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
+from resnet_edge.calibrate.collect import Partial, collect
+from resnet_edge.calibrate.table import RangesTable, write_cache
 from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph
+from resnet_edge.graph import load_graph, save_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from resnet_edge.arrays import NetworkInputs
     from resnet_edge.bundle import Bundle
-    from resnet_edge.calibrate.histogram import Histogram
     from resnet_edge.data import ImageSource
     from resnet_edge.progress import Progress
     from resnet_edge.recipes import Recipe
 
-__all__ = ["CACHE", "TABLE", "CalibrationResult", "calibrate"]
+__all__ = ["BASE", "CACHE", "PARTIAL", "TABLE", "CalibrationResult", "calibrate"]
 
 log = logging.getLogger(__name__)
 
 TABLE, CACHE = "calibration.json", "calibration.cache"
+BASE = "model.base.onnx"  # the float model as the bake-off changed it
+PARTIAL = "calibration.partial.npz"  # of a pass that was interrupted
+CHOOSE = 64  # images the bake-off chooses on
+_ENOUGH_TO_SPLIT = 8
 _ENOUGH_IMAGES = 300  # NVIDIA advises at least 500 for CNNs, others warn below 300
 
 
@@ -45,66 +52,126 @@ class CalibrationResult:
 
 
 def calibrate(
-    bundle: Bundle, source: ImageSource, recipe: Recipe, *, progress: Progress = SILENT
+    bundle: Bundle,
+    source: ImageSource | NetworkInputs,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
 ) -> CalibrationResult:
     """Find the activation ranges of the bundle's model on real images.
 
-    Takes all images, or ``recipe.images`` of them spread evenly over the source.
+    Takes all images, or ``recipe.images`` of them spread evenly over the source; the recipe
+    ``auto`` takes some more to choose on. What was counted when the process was killed is kept in
+    the bundle, and the next call with the same model and images goes on from there. From
+    `RandomInputs` the table names no images, and its recipe has the key ``random``.
 
     Raises:
         CalibrationError: Activations are not finite.
-        DataError: Too many images cannot be decoded.
+        DataError: Too many images cannot be decoded, or inputs are not what the network takes.
         GraphError: The model cannot be quantized.
     """
-    import numpy as np
-
-    count = min(recipe.images, len(source))
-    indices = np.unique(np.linspace(0, len(source) - 1, count, dtype=int)).tolist()
-    keys = [source.key(i) for i in indices]
+    parts = _divide(source, recipe)
+    random = isinstance(source, RandomInputs)
+    described = recipe.to_json() | ({"random": len(parts.calibrate_on)} if random else {})
     record = Record(
         stage="calibrate",
-        config={"recipe": recipe.to_json(), "image_spec": bundle.model.image_spec.to_json()},
-        inputs={"model": bundle.sha256(MODEL), "images": sha256_json(keys)},
+        config={"recipe": described, "image_spec": bundle.model.image_spec.to_json()},
+        inputs={"model": bundle.sha256(MODEL), "images": sha256_json(list(parts.keys.values()))},
     )
     if bundle.is_fresh(TABLE, record) and bundle.is_fresh(CACHE, record):
         return CalibrationResult(RangesTable.load(bundle.artifact(TABLE)), cached=True)
-    if len(indices) < _ENOUGH_IMAGES:
-        log.warning("only %d calibration images; 300 or more are advised", len(indices))
+    if random:
+        log.warning("RANDOM INPUTS: these ranges fit no real image; the accuracy will be poor")
+    elif len(parts.calibrate_on) < _ENOUGH_IMAGES:
+        log.warning("only %d calibration images; 300 or more are advised", len(parts.calibrate_on))
     model = load_graph(bundle.artifact(MODEL))
-    placement = place(model.graph)
-    collected = collect(
-        model,
-        placement.tensors,
-        source,
-        bundle.model.image_spec,
-        indices=indices,
-        progress=progress,
-    )
-    if collected.skipped:
+    identity = [record.inputs, record.config["image_spec"], parts.calibrate_on]
+    partial = Partial(bundle.file(PARTIAL), sha256_json(identity))
+    found = _find_ranges(bundle, model, source, recipe, parts, partial, progress)
+    skipped = found.collected.skipped
+    if skipped:
         log.warning(
             "%d of %d images could not be decoded and were skipped, the first is %s",
-            len(collected.skipped), len(indices), collected.skipped[0],
+            len(skipped), len(parts.calibrate_on), skipped[0],
         )  # fmt: skip
-    used = set(collected.indices)
+    if found.changed:
+        save_graph(found.model, bundle.file(BASE))
+        bundle.record(BASE, record)
+    used = set(found.collected.indices)
     table = RangesTable(
-        tensors={n: _range(h, recipe) for n, h in collected.histograms.items()},
-        recipe=recipe.to_json(),
-        model_sha256=bundle.sha256(MODEL),
-        images=tuple(key for i, key in zip(indices, keys, strict=True) if i in used),
-        skipped=len(collected.skipped),
+        tensors=found.table.tensors,
+        recipe=described,
+        model_sha256=bundle.sha256(BASE if found.changed else MODEL),
+        images=() if random else tuple(parts.keys[i] for i in parts.calibrate_on if i in used),
+        skipped=len(skipped),
+        chosen_on=tuple(parts.keys[i] for i in parts.choose_on),
+        trials=tuple(trial.to_json() for trial in found.trials),
     )
     table.save(bundle.file(TABLE))
     write_cache(table, bundle.file(CACHE))
     bundle.record(CACHE, record)
     bundle.record(TABLE, record)
+    partial.path.unlink(missing_ok=True)
     return CalibrationResult(table, cached=False)
 
 
-def _range(histogram: Histogram, recipe: Recipe) -> TensorRange:
-    estimates = {m: estimate(histogram, m, percent=recipe.percent) for m in METHODS}
-    return TensorRange(
-        amax=estimates[recipe.method],  # type: ignore[index]  # the recipe checks its method
-        minimum=histogram.minimum,
-        maximum=histogram.maximum,
-        estimates={str(k): v for k, v in estimates.items()},
-    )
+@dataclass(frozen=True)
+class _Parts:
+    """Which images are used for what, and the content hash of each."""
+
+    calibrate_on: list[int]
+    choose_on: list[int]
+    keys: dict[int, str]
+
+
+def _divide(source: ImageSource | NetworkInputs, recipe: Recipe) -> _Parts:
+    """Take images spread evenly over the source; split them by content hash for the bake-off."""
+    import numpy as np
+
+    automatic = _is_automatic(source, recipe)
+    count = min(recipe.images + (CHOOSE if automatic else 0), len(source))
+    indices = np.unique(np.linspace(0, len(source) - 1, count, dtype=int)).tolist()
+    keys = {i: source.key(i) for i in indices}
+    if not automatic:
+        return _Parts(indices, [], keys)
+    calibrate, choose = split([keys[i] for i in indices], recipe.images, CHOOSE)
+    return _Parts([indices[i] for i in calibrate], [indices[i] for i in choose], keys)
+
+
+def _is_automatic(source: ImageSource | NetworkInputs, recipe: Recipe) -> bool:
+    """Whether there is a bake-off: it needs images to choose on."""
+    return recipe.method == "auto" and hasattr(source, "load") and len(source) >= _ENOUGH_TO_SPLIT
+
+
+def _find_ranges(
+    bundle: Bundle,
+    model: ModelProto,
+    source: ImageSource | NetworkInputs,
+    recipe: Recipe,
+    parts: _Parts,
+    partial: Partial,
+    progress: Progress,
+) -> BakeOff:
+    spec = bundle.model.image_spec
+    if parts.choose_on:
+        return bake_off(
+            model,
+            cast("ImageSource", source),
+            spec,
+            calibrate_on=parts.calibrate_on,
+            choose_on=parts.choose_on,
+            percent=recipe.percent,
+            partial=partial,
+            progress=progress,
+        )
+    method = recipe.method
+    if method == "auto":
+        method = SAFE
+        log.info("too little to choose on, so the recipe is %s", method)
+    tensors = place(model.graph).tensors
+    collected = collect(
+        model, tensors, source, spec,
+        indices=parts.calibrate_on, partial=partial, progress=progress,
+    )  # fmt: skip
+    table = tables_of(collected.histograms, recipe.percent)[method]
+    return BakeOff(model, False, table, method, (), collected)

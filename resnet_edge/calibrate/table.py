@@ -17,6 +17,7 @@ __all__ = ["RangesTable", "TensorRange", "read_cache", "write_cache"]
 
 _SCHEMA = 1
 QMAX = 127
+_FAR = 4  # times
 _SMALLEST_SCALE = 2.0**-126  # of float32, normal
 # Any version: trtexec and TensorRT compare the algorithm's name, and skip the line otherwise.
 _CACHE_HEADER = "TRT-8600-EntropyCalibration2"
@@ -38,6 +39,20 @@ class TensorRange:
     maximum: float
     estimates: Mapping[str, float]
 
+    @property
+    def suspicion(self) -> str | None:
+        """What looks wrong with this tensor, or None."""
+        if self.minimum == self.maximum:
+            return "zero throughout" if self.minimum == 0 else f"{self.minimum:.4g} throughout"
+        far = sum(
+            not self.amax / _FAR <= other <= self.amax * _FAR for other in self.estimates.values()
+        )
+        if 2 * far > len(self.estimates):
+            return (
+                f"{far} of {len(self.estimates)} estimators differ from its range by over {_FAR} x"
+            )
+        return None
+
 
 @dataclass(frozen=True)
 class RangesTable:
@@ -45,10 +60,12 @@ class RangesTable:
 
     Attributes:
         tensors: By tensor name in the FP32 graph.
-        recipe: The recipe, as JSON.
+        recipe: The recipe, as JSON; with the key ``random`` if the inputs were.
         model_sha256: Hash of the ONNX file they belong to.
         images: Content hash of every calibration image.
         skipped: Number of images that could not be decoded.
+        chosen_on: Content hash of every image the bake-off scored on.
+        trials: What the bake-off tried, empty without one.
     """
 
     tensors: Mapping[str, TensorRange]
@@ -56,6 +73,19 @@ class RangesTable:
     model_sha256: str
     images: tuple[str, ...]
     skipped: int
+    chosen_on: tuple[str, ...] = ()
+    trials: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def random(self) -> int:
+        """Number of random inputs the ranges come from, 0 if they come from images."""
+        return int(self.recipe.get("random", 0))
+
+    @property
+    def suspicions(self) -> tuple[str, ...]:
+        """What looks wrong, a line per tensor."""
+        found = {name: r.suspicion for name, r in self.tensors.items()}
+        return tuple(f"{name}: {what}" for name, what in found.items() if what)
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -76,6 +106,8 @@ class RangesTable:
                 },
                 "skipped": self.skipped,
                 "images": list(self.images),
+                "chosen_on": list(self.chosen_on),
+                "trials": [dict(trial) for trial in self.trials],
             },
         )
 
@@ -99,6 +131,8 @@ class RangesTable:
                 model_sha256=str(value["model_sha256"]),
                 images=tuple(str(key) for key in value["images"]),
                 skipped=int(value["skipped"]),
+                chosen_on=tuple(str(key) for key in value["chosen_on"]),
+                trials=tuple(dict(trial) for trial in value["trials"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationError(

@@ -42,6 +42,7 @@ for _command in (
     export.export,
     calibrate.calibrate,
     quantize.quantize,
+    quantize.sensitivity,
     lint.lint,
     build.build,
     verify.verify,

@@ -39,10 +39,10 @@ def build(
 ) -> None:
     """Build an engine for a target; with --int8 --data DIR it calibrates first."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.arrays import open_calibration
     from resnet_edge.build import build as run_build
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import open_images
     from resnet_edge.recipes import load_recipe
     from resnet_edge.targets import resolve_target
 
@@ -52,9 +52,7 @@ def build(
     resolved = resolve_target(target)
     config = _config(int8, fp16, profile)
     if data is not None:
-        calibrate(
-            opened, open_images(data, split="train"), load_recipe(recipe), progress=out.progress
-        )
+        calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
     result = run_build(opened, resolved, config, progress=out.progress)
     sidecar = result.sidecar
     out.result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +10,16 @@ import typer
 
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+from resnet_edge.errors import ConfigError
 from resnet_edge.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resnet_edge.arrays import NetworkInputs
+    from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import CalibrationResult
+    from resnet_edge.data import ImageSource
     from resnet_edge.recipes import Recipe
 
 __all__ = ["calibrate", "recipes"]
@@ -22,8 +27,20 @@ __all__ = ["calibrate", "recipes"]
 
 def calibrate(
     bundle: options.BundleArgument,
-    data: Annotated[Path, typer.Option(help="Calibration images, not the ones you evaluate on.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration images, not the ones you evaluate on: a directory, or a .npy or "
+            ".npz file of uint8 images or float32 network inputs."
+        ),
+    ] = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
+    random: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="N random inputs instead of images; only to try things out."
+        ),
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
@@ -33,25 +50,39 @@ def calibrate(
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import CACHE, TABLE
     from resnet_edge.calibrate.stage import calibrate as run_calibrate
-    from resnet_edge.data import open_images
     from resnet_edge.recipes import load_recipe
 
-    opened = Bundle.open(bundle)
-    result = run_calibrate(
-        opened, open_images(data, split="train"), load_recipe(recipe), progress=out.progress
-    )
+    opened, chosen = Bundle.open(bundle), load_recipe(recipe)
+    chosen = chosen if random is None else replace(chosen, images=random)
+    result = run_calibrate(opened, _source(opened, data, random), chosen, progress=out.progress)
     out.result(
         {
             "table": str(opened.file(TABLE)),
             "cache": str(opened.file(CACHE)),
             "recipe": dict(result.table.recipe),
             "images": len(result.table.images),
+            "random": result.table.random,
             "skipped": result.table.skipped,
             "tensors": {name: r.amax for name, r in result.table.tensors.items()},
+            "warnings": list(result.table.suspicions),
             "cached": result.cached,
         },
         lambda console: _render(console, opened.path, result),
     )
+
+
+def _source(bundle: Bundle, data: Path | None, random: int | None) -> ImageSource | NetworkInputs:
+    from resnet_edge.arrays import RandomInputs, open_calibration
+
+    if random is not None:
+        if data is not None:
+            raise ConfigError("--data and --random contradict each other", hint="drop --random")
+        return RandomInputs(bundle.model.image_spec.input_shape, random)
+    if data is None:
+        raise ConfigError(
+            "calibration needs images", hint="add --data DIR; --random N is only to try things out"
+        )
+    return open_calibration(data)
 
 
 def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
@@ -59,7 +90,8 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
 
     table = result.table
     methods = list(next(iter(table.tensors.values())).estimates)
-    grid = Table(title=f"ranges by {table.recipe['name']} on {len(table.images)} images")
+    what = f"{table.random} RANDOM INPUTS" if table.random else f"{len(table.images)} images"
+    grid = Table(title=f"ranges by {table.recipe['name']} on {what}")
     grid.add_column("tensor")
     for heading in ("min", "max", *methods, "scale"):
         grid.add_column(heading, justify="right")
@@ -67,6 +99,8 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
         values = (found.minimum, found.maximum, *found.estimates.values(), found.amax / 127)
         grid.add_row(name, *[f"{value:.4g}" for value in values])
     console.print(grid)
+    for suspicion in table.suspicions:
+        console.print(f"warning: {suspicion}")
     console.print(f"{bundle}" + (" (unchanged)" if result.cached else ""))
 
 

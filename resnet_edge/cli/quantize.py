@@ -1,62 +1,204 @@
-"""``resnet-edge quantize``."""
+"""``resnet-edge quantize`` and ``resnet-edge sensitivity``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+from resnet_edge.cli.verify import GATE_NOT_MET
 from resnet_edge.errors import ConfigError
 from resnet_edge.recipes import DEFAULT_RECIPE
 
-__all__ = ["quantize"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.quantize.budget import BudgetResult
+    from resnet_edge.quantize.sensitivity import LayerSensitivity
+
+__all__ = ["quantize", "sensitivity"]
 
 
 def quantize(
     bundle: options.BundleArgument,
     data: options.DataOption = None,
+    labels: options.LabelsOption = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     graph: Annotated[
         str,
         typer.Option(help="int8 (every TensorRT), int8-fp16 (strongly typed), int8-cpu or fp16."),
     ] = "int8",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Keep layers in FP16 until the drop is within these points."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="top1 or agreement.")] = "top1",
+    keep_first_last: Annotated[
+        bool, typer.Option("--keep-first-last", help="Leave the first and last layer in float.")
+    ] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Write an explicit Q/DQ graph (or the FP16 cast) into the bundle."""
+    """Write an explicit Q/DQ graph; with --max-drop, meet an accuracy budget and prove it."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.arrays import open_calibration
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import open_images
-    from resnet_edge.graph import load_graph, opset_of
+    from resnet_edge.data import open_images, resolve_labels
+    from resnet_edge.quantize.budget import meet_budget
+    from resnet_edge.quantize.search import Budget
     from resnet_edge.quantize.stage import GRAPHS
-    from resnet_edge.quantize.stage import quantize as run_quantize
     from resnet_edge.recipes import load_recipe
 
     if graph not in GRAPHS:
         raise ConfigError(f"unknown graph {graph!r}", hint=f"use one of {', '.join(GRAPHS)}")
+    if metric not in ("top1", "agreement"):
+        raise ConfigError(f"unknown metric {metric!r}", hint="use top1 or agreement")
+    if max_drop is not None and (data is None or keep_first_last):
+        raise ConfigError(
+            "--max-drop needs --data, and decides by itself which layers stay in float",
+            hint="add --data DIR and leave out --keep-first-last",
+        )
     opened = Bundle.open(bundle)
-    if data is not None:
-        images = open_images(data, split="train")
-        calibrate(opened, images, load_recipe(recipe), progress=out.progress)
-    result = run_quantize(opened, graph)
-    model = load_graph(result.path)
-    pairs = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    size, opset = result.path.stat().st_size, opset_of(model)
+    if data is not None and (max_drop is None or not _is_calibrated(opened)):
+        calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
+    result = None
+    if data is not None and max_drop is not None:
+        images = open_images(data, split="train", labels=labels)
+        info = opened.model
+        known = resolve_labels(images, class_names=info.labels, num_classes=info.num_classes)
+        budget = Budget(max_drop, cast("Literal['top1', 'agreement']", metric))
+        result = meet_budget(opened, images, known, budget, progress=out.progress)
+    report = _write_graph(opened, graph, _first_and_last(opened) if keep_first_last else None)
+    if result is not None:
+        report |= result.to_json()
+    out.result(report, lambda console: _render(console, report, result))
+    if result is not None and not result.passed:
+        raise typer.Exit(GATE_NOT_MET)
+
+
+def sensitivity(
+    bundle: options.BundleArgument,
+    data: Annotated[Path, typer.Option(help="Images; those calibrated on are left out.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture; default reports/sensitivity.svg in the bundle.")
+    ] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Rank the layers by what INT8 does to each of them alone."""
+    out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.data import open_images
+    from resnet_edge.quantize.budget import SENSITIVITY
+    from resnet_edge.quantize.budget import sensitivity as run_sensitivity
+    from resnet_edge.report.plots import plot_sensitivity
+
+    opened = Bundle.open(bundle)
+    ranking = run_sensitivity(opened, open_images(data), progress=out.progress)
+    picture = plot or opened.file("reports/sensitivity.svg")
+    plot_sensitivity(ranking, picture)
     out.result(
         {
-            "model": str(result.path),
-            "graph": graph,
-            "quantize_nodes": pairs,
-            "opset": opset,
-            "bytes": size,
-            "cached": result.cached,
+            "layers": [layer.to_json() for layer in ranking],
+            "report": str(opened.file(SENSITIVITY)),
+            "plot": str(picture),
         },
-        lambda console: console.print(
-            f"{result.path}: {pairs} Q/DQ pairs, opset {opset}, {size / 1e6:.2f} MB"
-            + (" (unchanged)" if result.cached else "")
-        ),
+        lambda console: _render_ranking(console, ranking, picture),
     )
+
+
+def _is_calibrated(bundle: Bundle) -> bool:
+    from resnet_edge.errors import CalibrationError
+    from resnet_edge.quantize.stage import load_table
+
+    try:
+        load_table(bundle)
+    except CalibrationError:
+        return False
+    return True
+
+
+def _first_and_last(bundle: Bundle) -> list[str]:
+    from resnet_edge.graph import load_graph
+    from resnet_edge.quantize.sensitivity import layer_macs
+
+    names = list(layer_macs(load_graph(bundle.artifact("model.onnx"))))
+    return [names[0], names[-1]]
+
+
+def _write_graph(bundle: Bundle, graph: str, keep_float: list[str] | None) -> dict[str, Any]:
+    from resnet_edge.graph import load_graph, opset_of
+    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.quantize.stage import quantize as run_quantize
+
+    result = run_quantize(bundle, cast("Graph", graph), keep_float=keep_float)
+    model = load_graph(result.path)
+    return {
+        "model": str(result.path),
+        "graph": graph,
+        "quantize_nodes": sum(node.op_type == "QuantizeLinear" for node in model.graph.node),
+        "opset": opset_of(model),
+        "bytes": result.path.stat().st_size,
+        "cached": result.cached,
+    }
+
+
+def _render(console: Console, report: dict[str, Any], result: BudgetResult | None) -> None:
+    console.print(
+        f"{report['model']}: {report['quantize_nodes']} Q/DQ pairs, opset {report['opset']}, "
+        f"{report['bytes'] / 1e6:.2f} MB" + (" (unchanged)" if report["cached"] else "")
+    )
+    if result is None:
+        return
+    from rich.table import Table
+
+    grid = Table(title=f"search on {result.found.steps[0].comparison.n} images")
+    for heading in ("layers in FP16", "drop", "upper 95 %", "gate"):
+        grid.add_column(heading, justify="right")
+    for step in result.found.steps:
+        tried = step.comparison
+        grid.add_row(
+            str(step.kept), f"{tried.drop_points:+.2f}", f"{tried.upper95:.2f}", tried.outcome
+        )
+    console.print(grid)
+    layers = {layer.name: layer for layer in result.ranking}
+    for name in result.found.keep_float:
+        layer = layers[name]
+        kl = "" if layer.kl is None else f", KL alone {layer.kl:.2g}"
+        console.print(
+            f"in FP16: {name}, SQNR {layer.sqnr_db:.1f} dB{kl}, "
+            f"{100 * layer.macs_share:.1f} % of the multiply-adds"
+        )
+    if result.found.keep_float:
+        console.print(
+            f"expected latency {result.found.expected_slowdown:.2f} x full INT8, by multiply-adds"
+        )
+    proof = result.proof
+    text = (
+        f"{proof.outcome} on {proof.n} images used for nothing else: drop {proof.drop_points:+.2f} "
+        f"points, upper 95 % limit {proof.upper95:.2f}, allowed {result.budget.max_drop:.2f}"
+    )
+    if proof.outcome == "inconclusive" and proof.needed_n is not None:
+        text += f"; about {proof.needed_n:,} images would settle it"
+    console.print(text, style="green" if result.passed else "red")
+
+
+def _render_ranking(console: Console, ranking: tuple[LayerSensitivity, ...], picture: Path) -> None:
+    from rich.table import Table
+
+    grid = Table(title="layers by the KL divergence when each is quantized alone")
+    grid.add_column("layer")
+    for heading in ("KL, nats", "SQNR, dB", "multiply-adds %"):
+        grid.add_column(heading, justify="right")
+    for layer in ranking:
+        kl = "–" if layer.kl is None else f"{layer.kl:.2g}"
+        grid.add_row(layer.name, kl, f"{layer.sqnr_db:.1f}", f"{100 * layer.macs_share:.1f}")
+    console.print(grid)
+    console.print(f"{picture}")

@@ -15,9 +15,11 @@ from resnet_edge.errors import GraphError
 from resnet_edge.graph import GraphIndex, attribute
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from onnx import GraphProto, NodeProto
 
-__all__ = ["COMMUTING", "WEIGHTED", "Placement", "place"]
+__all__ = ["COMMUTING", "WEIGHTED", "Placement", "commutes", "origin_of", "place"]
 
 WEIGHTED = ("Conv", "Gemm")
 COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Identity", "Squeeze")
@@ -32,12 +34,15 @@ class Placement:
         twin_points: Tensors that get a Q/DQ pair with a range of its own in the CPU twin.
         main_inputs: For every residual Add (by output name) the input that stays unquantized.
         weighted: Names of the Conv and Gemm outputs whose weights are quantized.
+        float_nodes: Outputs of Adds and pools whose layer stays in float: there is no INT8 kernel
+            to fuse into, so they read float tensors.
     """
 
     engine_points: tuple[str, ...]
     twin_points: tuple[str, ...]
     main_inputs: dict[str, str]
     weighted: tuple[str, ...]
+    float_nodes: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -45,8 +50,12 @@ class Placement:
         return tuple(dict.fromkeys((*self.engine_points, *self.twin_points)))
 
 
-def place(graph: GraphProto) -> Placement:
+def place(graph: GraphProto, *, keep_float: Collection[str] = ()) -> Placement:
     """Decide where the Q/DQ pairs of a CNN classifier go.
+
+    Args:
+        graph: Float graph.
+        keep_float: Names of Conv and Gemm nodes that stay unquantized.
 
     Raises:
         GraphError: The graph is already quantized, or has no convolution to quantize.
@@ -58,32 +67,58 @@ def place(graph: GraphProto) -> Placement:
         )
     index = GraphIndex(graph)
     weighted = [
-        n.output[0] for n in graph.node if n.op_type in WEIGHTED and _has_constant_weight(n, index)
+        n.output[0]
+        for n in graph.node
+        if n.op_type in WEIGHTED and n.name not in keep_float and _has_constant_weight(n, index)
     ]
-    if not weighted:
+    if not weighted and not keep_float:
         raise GraphError("the graph has no Conv or Gemm with constant weights to quantize")
     adds = [n for n in graph.node if n.op_type == "Add" and not _has_constant_input(n, index)]
     depth = _depths(graph)
     main_inputs = {n.output[0]: max(n.input, key=lambda t: depth.get(t, (0, 0))) for n in adds}
 
+    float_nodes = {n.output[0] for n in graph.node if _stays_float(n, main_inputs, weighted, index)}
     wanted: set[str] = set()
     for node in graph.node:
+        if node.output[0] in float_nodes:
+            continue
         if node.output[0] in weighted or node.op_type == "GlobalAveragePool":
-            wanted.add(_origin(node.input[0], index))
+            wanted.add(origin_of(node.input[0], index))
         elif node.op_type == "Add" and node.output[0] in main_inputs:
-            wanted.update(_origin(t, index) for t in node.input if t != main_inputs[node.output[0]])
+            wanted.update(
+                origin_of(t, index) for t in node.input if t != main_inputs[node.output[0]]
+            )
     order = [i.name for i in graph.input] + [o for n in graph.node for o in n.output]
-    first = min(order.index(t) for t in wanted)
+    first = min((order.index(t) for t in wanted), default=len(order))
     twin = [t for t in order[first:] if _needs_range_in_twin(t, index)]
     return Placement(
         engine_points=tuple(t for t in order if t in wanted),
         twin_points=tuple(twin),
         main_inputs=main_inputs,
         weighted=tuple(weighted),
+        float_nodes=frozenset(float_nodes),
     )
 
 
-def _origin(tensor: str, index: GraphIndex) -> str:
+def _stays_float(
+    node: NodeProto, main_inputs: dict[str, str], weighted: list[str], index: GraphIndex
+) -> bool:
+    """Whether an Add's convolution, or the layer behind the global pool, is kept in float."""
+    if node.op_type == "Add" and node.output[0] in main_inputs:
+        main = main_inputs[node.output[0]]
+        producer = index.producer.get(main)
+        return producer is not None and producer.op_type == "Conv" and main not in weighted
+    if node.op_type == "GlobalAveragePool":
+        reader = index.only_consumer(node.output[0])
+        while reader is not None and commutes(reader):
+            reader = index.only_consumer(reader.output[0])
+        return (
+            reader is not None and reader.op_type in WEIGHTED and reader.output[0] not in weighted
+        )
+    return False
+
+
+def origin_of(tensor: str, index: GraphIndex) -> str:
     """Walk up through operators that commute with quantization."""
     node = index.producer.get(tensor)
     while node is not None and commutes(node):

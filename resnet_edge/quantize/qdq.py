@@ -76,7 +76,8 @@ def engine_graph(
         pair = _Pair(scale, np.zeros((), np.int8))
         dequantized = writer.pair(tensor, pair)
         for node in writer.index.consumers[tensor]:
-            skip = placement.main_inputs.get(node.output[0]) == tensor
+            output = node.output[0]
+            skip = placement.main_inputs.get(output) == tensor or output in placement.float_nodes
             if not skip and (node.op_type in _QUANTIZABLE or commutes(node)):
                 writer.rewire(node, tensor, dequantized)
     for node in writer.weighted(placement):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from resnet_edge.artifacts import read_json
 from resnet_edge.bundle import Record
-from resnet_edge.calibrate.stage import TABLE
+from resnet_edge.calibrate.stage import BASE, TABLE
 from resnet_edge.calibrate.table import RangesTable
 from resnet_edge.errors import BundleError, CalibrationError
 from resnet_edge.export import MODEL
@@ -16,13 +17,25 @@ from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import engine_graph, twin_graph
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from onnx import ModelProto
 
     from resnet_edge.bundle import Bundle
 
-__all__ = ["GRAPHS", "Graph", "QuantizeResult", "quantize"]
+__all__ = [
+    "GRAPHS",
+    "PLAN",
+    "Graph",
+    "QuantizeResult",
+    "base_model",
+    "load_table",
+    "quantize",
+    "stored_plan",
+]
+
+PLAN = "quantization.json"
 
 Graph = Literal["fp32", "fp16", "int8", "int8-fp16", "int8-cpu"]
 GRAPHS: tuple[Graph, ...] = get_args(Graph)
@@ -43,7 +56,9 @@ class QuantizeResult:
     cached: bool
 
 
-def quantize(bundle: Bundle, graph: Graph) -> QuantizeResult:
+def quantize(
+    bundle: Bundle, graph: Graph, *, keep_float: Collection[str] | None = None
+) -> QuantizeResult:
     """Make one of the bundle's graphs, unless it is already there.
 
     Args:
@@ -51,6 +66,7 @@ def quantize(bundle: Bundle, graph: Graph) -> QuantizeResult:
         graph: ``fp32`` the float model itself; ``fp16`` its cast; ``int8`` Q/DQ with FP32 rest,
             read by every TensorRT; ``int8-fp16`` Q/DQ with FP16 rest and stored int8 weights, for
             strongly typed builders; ``int8-cpu`` the CPU twin for ONNX Runtime.
+        keep_float: Layers that are not quantized; default what an accuracy budget left in float.
 
     Raises:
         CalibrationError: INT8 is asked for and there are no ranges, or those of another model.
@@ -58,30 +74,30 @@ def quantize(bundle: Bundle, graph: Graph) -> QuantizeResult:
     if graph == "fp32":
         return QuantizeResult(MODEL, bundle.artifact(MODEL), cached=True)
     name = f"model.{graph}.onnx"
+    config: dict[str, Any] = {"graph": graph}
     inputs = {"model": bundle.sha256(MODEL)}
     if graph != "fp16":
         inputs["ranges"] = bundle.sha256(TABLE) if TABLE in bundle.names() else ""
-    record = Record(stage="quantize", config={"graph": graph}, inputs=inputs)
+        kept = stored_plan(bundle) if keep_float is None else keep_float
+        config["keep_float"] = sorted(kept)
+    record = Record(stage="quantize", config=config, inputs=inputs)
     if bundle.is_fresh(name, record):
         return QuantizeResult(name, bundle.file(name), cached=True)
-    model = load_graph(bundle.artifact(MODEL))
-    save_graph(_convert(bundle, model, graph), bundle.file(name))
+    if graph == "fp16":
+        converted = to_fp16(load_graph(bundle.artifact(MODEL)))
+    else:
+        converted = _quantized(bundle, graph, config["keep_float"])
+    save_graph(converted, bundle.file(name))
     bundle.record(name, record)
     return QuantizeResult(name, bundle.file(name), cached=False)
 
 
-def _convert(bundle: Bundle, model: ModelProto, graph: Graph) -> ModelProto:
-    if graph == "fp16":
-        return to_fp16(model)
-    table = _table(bundle)
-    if graph == "int8-cpu":
-        return twin_graph(model, place(model.graph), table)
-    if graph == "int8-fp16":
-        model = to_fp16(model)
-    return engine_graph(model, place(model.graph), table, int8_weights=graph == "int8-fp16")
+def load_table(bundle: Bundle) -> RangesTable:
+    """Return the bundle's ranges.
 
-
-def _table(bundle: Bundle) -> RangesTable:
+    Raises:
+        CalibrationError: There are none, or they belong to an earlier export.
+    """
     try:
         table = RangesTable.load(bundle.artifact(TABLE))
     except BundleError as error:
@@ -89,9 +105,55 @@ def _table(bundle: Bundle) -> RangesTable:
             f"{bundle.path} has no calibration, which INT8 needs",
             hint=f"add --data DIR, or run: resnet-edge calibrate {bundle.path} --data DIR",
         ) from error
-    if table.model_sha256 != bundle.sha256(MODEL):
+    if _base_name(bundle, table) is None:
         raise CalibrationError(
             f"the calibration in {bundle.path} belongs to an earlier export of the model",
             hint=f"calibrate again: resnet-edge calibrate {bundle.path} --data DIR",
         )
     return table
+
+
+def base_model(bundle: Bundle) -> ModelProto:
+    """Return the float model the ranges belong to: as exported, or as calibration changed it.
+
+    Raises:
+        CalibrationError: There are no ranges, or they belong to an earlier export.
+    """
+    name = _base_name(bundle, load_table(bundle))
+    assert name is not None  # load_table refuses a table without a model
+    return load_graph(bundle.artifact(name))
+
+
+def stored_plan(bundle: Bundle) -> tuple[str, ...]:
+    """Return the layers an accuracy budget left in float, for the present calibration.
+
+    Raises:
+        BundleError: The stored plan is damaged.
+    """
+    if PLAN not in bundle.names() or TABLE not in bundle.names():
+        return ()
+    if bundle.entry(PLAN)["inputs"].get("ranges") != bundle.sha256(TABLE):
+        return ()
+    value = read_json(bundle.artifact(PLAN))
+    if not isinstance(value, dict) or not isinstance(value.get("keep_float"), list):
+        raise BundleError(f"{bundle.file(PLAN)} is damaged", hint="quantize again")
+    return tuple(str(name) for name in value["keep_float"])
+
+
+def _base_name(bundle: Bundle, table: RangesTable) -> str | None:
+    """Return which artifact the ranges belong to, None if neither the model nor one made of it."""
+    model = bundle.sha256(MODEL)
+    if table.model_sha256 == model:
+        return MODEL
+    made_of = bundle.entry(BASE)["inputs"].get("model") if BASE in bundle.names() else None
+    return BASE if made_of == model and bundle.sha256(BASE) == table.model_sha256 else None
+
+
+def _quantized(bundle: Bundle, graph: Graph, keep_float: Collection[str]) -> ModelProto:
+    model, table = base_model(bundle), load_table(bundle)
+    if graph == "int8-cpu":
+        return twin_graph(model, place(model.graph, keep_float=keep_float), table)
+    if graph == "int8-fp16":
+        model = to_fp16(model)
+    placement = place(model.graph, keep_float=keep_float)
+    return engine_graph(model, placement, table, int8_weights=graph == "int8-fp16")

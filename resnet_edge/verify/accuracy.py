@@ -12,6 +12,7 @@ from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
 from resnet_edge.export import MODEL, store_evaluation
 from resnet_edge.progress import SILENT
+from resnet_edge.quantize.score import mean_kl
 from resnet_edge.reference import Evaluated, Golden, run_all
 from resnet_edge.verify.statistics import (
     Z_ONE_SIDED_95,
@@ -217,7 +218,7 @@ def _compare(
         drop_upper95=100 * drop_limit(counts, Z_ONE_SIDED_95, upper=True),
         agreement=100 * same / n,
         mcnemar_p=None if labels is None else mcnemar(counts),
-        mean_kl=_mean_kl(reference, logits),
+        mean_kl=mean_kl(reference, logits),
         max_drop=max_drop,
         outcome=outcome,
         needed_n=needed_images(counts, limit) if outcome == "inconclusive" else None,
@@ -297,14 +298,3 @@ def _score(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Sco
         return Score(top1, None)
     best = np.argpartition(-logits, 5, axis=1)[:, :5]
     return Score(top1, 100 * float((best == labels[:, None]).any(axis=1).mean()))
-
-
-def _mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    import numpy as np
-
-    def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
-        shifted = x.astype(np.float64) - x.max(axis=1, keepdims=True)
-        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
-
-    p, q = log_softmax(reference), log_softmax(logits)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())

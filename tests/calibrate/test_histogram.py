@@ -143,6 +143,22 @@ def test_an_empty_histogram_is_empty() -> None:
     assert state(h) == state(Histogram())
 
 
+@given(values=VALUES)
+def test_the_sparse_form_holds_everything(values: np.ndarray[Any, Any]) -> None:
+    h = histogram(values)
+    buckets, counts = h.sparse()
+    assert (counts > 0).all()
+    assert buckets.dtype == np.uint16
+    assert state(Histogram.from_sparse(buckets, counts, h.minimum, h.maximum)) == state(h)
+
+
+def test_the_sparse_form_of_an_empty_histogram_is_empty() -> None:
+    buckets, counts = Histogram().sparse()
+    assert len(buckets) == len(counts) == 0
+    again = Histogram.from_sparse(buckets, counts, float("inf"), float("-inf"))
+    assert state(again) == state(Histogram())
+
+
 def test_strided_and_double_values_count_as_their_float32_selves() -> None:
     values = np.arange(24, dtype=np.float64).reshape(4, 6) / 7
     assert state(histogram(values.T[::2])) == state(histogram(values[:, ::2].ravel()))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from resnet_edge.calibrate.ranges import (
     METHODS,
     Method,
     entropy,
+    entropy_tensorrt,
     estimate,
     kl_divergences,
     minmax,
@@ -20,6 +21,9 @@ from resnet_edge.calibrate.ranges import (
     percentile,
 )
 from resnet_edge.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Array = np.ndarray[Any, Any]
 
@@ -105,7 +109,7 @@ def test_mse_hardly_clips_uniform_values() -> None:
     assert 0.98 * h.amax <= mse(h) <= h.amax
 
 
-@pytest.mark.parametrize("method", ["entropy", "mse", "percentile"])
+@pytest.mark.parametrize("method", ["entropy", "entropy-tensorrt", "mse", "percentile"])
 def test_outliers_of_a_gaussian_are_clipped(method: Method) -> None:
     amax = estimate(histogram(gaussian_with_outliers()), method, percent=99.99)
     assert 2.0 < amax < 0.6 * 40.0
@@ -140,11 +144,70 @@ def test_the_entropy_threshold_is_that_of_a_true_histogram(
     assert entropy(histogram(values)) == pytest.approx(edges[128 + last], rel=0.015)
 
 
-def test_zeros_behind_a_relu_do_not_decide_the_entropy_threshold() -> None:
+@pytest.mark.parametrize("estimator", [entropy, entropy_tensorrt])
+def test_zeros_behind_a_relu_do_not_decide_the_entropy_threshold(
+    estimator: Callable[[Histogram], float],
+) -> None:
     values = relu_like()
     zeros = np.zeros(10 * len(values), np.float32)
-    without = entropy(histogram(values[values > 0]))
-    assert entropy(histogram(np.concatenate([values, zeros]))) == pytest.approx(without, rel=0.01)
+    without = estimator(histogram(values[values > 0]))
+    assert estimator(histogram(np.concatenate([values, zeros]))) == pytest.approx(without, rel=0.02)
+
+
+def documented_divergence(counts: Array, b: int, *, literally: bool) -> float:
+    """Bin ``b`` as a candidate, sentence by sentence of NVIDIA's calibration.md, loop by loop."""
+    truncated = counts[: b + 1].astype(np.float64)
+    truncated[b] += counts[b + 1 :].sum()
+    source = truncated if literally else counts[: b + 1]
+    coarse_width = (b + 0.5) / 127
+    level = [min(int((j + 0.5) / coarse_width + 1e-9), 126) for j in range(b + 1)]
+    mass, filled = np.zeros(127), np.zeros(127)
+    for j in range(b + 1):
+        mass[level[j]] += source[j]
+        filled[level[j]] += source[j] > 0
+    if not mass.any():
+        return float("inf")
+    total = 0.0
+    for j in range(b + 1):
+        p = truncated[j] / truncated.sum()
+        if p > 0:
+            q = mass[level[j]] / filled[level[j]] / mass.sum() if source[j] > 0 else 0.0
+            total += p * np.log(p / q) if q > 0 else float("inf")
+    return total
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_entropy_tensorrt_is_what_nvidia_documents(power: int) -> None:
+    normal = np.random.default_rng(power).normal(0.1, 1, 20_000)
+    values = np.maximum(normal**power, 0).astype(np.float32)
+    h = histogram(values)
+    bins = int(np.ceil(1024 * h.amax / percentile(h, 99.99)))
+    assert 1024 <= bins < 4096
+    counts, width = h.linear(bins)
+    counts[0] = 0
+    divergences = [documented_divergence(counts, b, literally=False) for b in range(126, bins)]
+    best = bins - 1 - int(np.argmin(divergences[::-1]))
+    assert min(divergences) > 0
+    assert entropy_tensorrt(h) == pytest.approx((best + 0.5) * width, rel=1e-9)
+
+
+def test_read_to_the_letter_the_document_always_takes_the_smallest_range() -> None:
+    """Why entropy-tensorrt departs from it: with the outliers in both, 127 levels are exact."""
+    counts, _ = histogram(gaussian_with_outliers()).linear(1024)
+    assert documented_divergence(counts, 126, literally=True) == pytest.approx(0.0, abs=1e-12)
+    assert documented_divergence(counts, 1023, literally=True) > 0
+
+
+@given(
+    values=arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**99), 2.0**99, width=32))
+)
+def test_entropy_tensorrt_never_needs_more_than_eight_times_its_bins(values: Array) -> None:
+    h = histogram(values)
+    sizes = []
+    linear = h.linear
+    h.linear = lambda bins: (sizes.append(bins), linear(bins))[1]  # type: ignore[method-assign,func-returns-value]
+    estimate(h, "entropy-tensorrt")
+    assert all(1024 <= size <= 8192 for size in sizes)
 
 
 POSITIVE = st.floats(2.0**-9, 2.0**9, width=32)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from resnet_edge.arrays import ArrayInputs, RandomInputs, open_calibration
+from resnet_edge.batches import ImageBatches
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.ranges import METHODS
 from resnet_edge.calibrate.stage import CACHE, TABLE, calibrate
 from resnet_edge.calibrate.table import RangesTable, read_cache
 from resnet_edge.data import FolderImages, IdxImages, open_images
+from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
 from resnet_edge.quantize.placement import place
@@ -162,3 +165,77 @@ def test_broken_images_are_counted_and_not_recorded(
     assert f"1 of 24 images could not be decoded and were skipped, the first is {files[3]}" in (
         caplog.text
     )
+
+
+def test_network_inputs_give_the_ranges_of_the_images_they_were_made_from(
+    bundle: Bundle, images: IdxImages, tmp_path: Path
+) -> None:
+    spec, other = bundle.model.image_spec, Path(shutil.copytree(bundle.path, tmp_path / "other"))
+    (batch,) = ImageBatches(images, spec, 24, range(24))
+    np.save(tmp_path / "inputs.npy", spec.to_input(batch.pixels))
+    np.save(tmp_path / "images.npy", images.pixels[:24])
+    inputs = calibrate(bundle, open_calibration(tmp_path / "inputs.npy"), RECIPE).table
+    plain = calibrate(Bundle.open(other), open_calibration(tmp_path / "images.npy"), RECIPE).table
+    assert inputs.tensors == plain.tensors
+    assert len(inputs.images) == 24
+    assert plain.images == tuple(images.key(i) for i in range(24))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "complaint"),
+    [
+        ("tiny", (2, 3, 8, 8), "inputs of 3 x 8 x 8, the model takes 1 x 8 x 8"),
+        ("tiny", (2, 8, 8, 1), "inputs of 8 x 8 x 1, the model takes 1 x 8 x 8"),
+        ("uint8", (2, 3, 32, 32), "the model normalises raw uint8 images itself"),
+    ],
+)
+def test_network_inputs_the_model_does_not_take_are_refused(
+    exported: Callable[[str], Bundle],
+    tmp_path: Path,
+    network: str,
+    shape: tuple[int, ...],
+    complaint: str,
+) -> None:
+    inputs = ArrayInputs(tmp_path / "x.npy", np.zeros(shape, np.float32))
+    bundle = Bundle.open(Path(shutil.copytree(exported(network).path, tmp_path / "bundle")))
+    with pytest.raises(DataError, match=complaint) as caught:
+        calibrate(bundle, inputs, RECIPE)
+    assert "N x" in (caught.value.hint or "")
+    assert TABLE not in bundle.names()
+
+
+def test_network_inputs_that_are_not_finite_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    values = np.zeros((4, 1, 8, 8), np.float32)
+    values[3, 0, 2, 2] = np.nan
+    with pytest.raises(CalibrationError, match="tensor input: 1 of"):
+        calibrate(bundle, ArrayInputs(tmp_path / "x.npy", values), RECIPE)
+
+
+def test_random_inputs_are_warned_about_and_recorded(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = RandomInputs(bundle.model.image_spec.input_shape, 40)
+    with caplog.at_level(logging.WARNING):
+        table = calibrate(bundle, source, RECIPE).table
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "RANDOM INPUTS" in caplog.text
+    loaded = RangesTable.load(bundle.artifact(TABLE))
+    assert loaded == table
+    assert (loaded.random, loaded.images) == (24, ())
+    assert loaded.recipe == {**RECIPE.to_json(), "random": 24}
+    assert 3 < loaded.tensors["input"].maximum < 6
+
+
+def test_random_inputs_are_the_same_every_time_and_never_taken_for_images(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    source = RandomInputs(bundle.model.image_spec.input_shape, 24)
+    first = calibrate(bundle, source, RECIPE)
+    assert calibrate(bundle, source, RECIPE).cached
+    assert not calibrate(bundle, images, RECIPE).cached
+    again = calibrate(bundle, source, RECIPE)
+    assert not again.cached
+    assert again.table == first.table
+    other = calibrate(bundle, replace(source, seed=1), RECIPE)
+    assert not other.cached
+    assert other.table.tensors != first.table.tensors

@@ -38,6 +38,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "calibration.cache"
 
 
+GOOD_RANGE = TensorRange(1.0, -1.0, 1.0, {"minmax": 1.0})
 RANGES = st.builds(
     TensorRange,
     amax=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
@@ -60,6 +61,36 @@ def test_a_table_round_trips_through_json(
     loaded = RangesTable.load(tmp_path / "t.json")
     assert loaded == original
     assert list(loaded.tensors) == list(original.tensors)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "amax", "estimates", "suspicion"),
+    [
+        (0.0, 0.0, 1.0, [1.0, 1.0], "zero throughout"),
+        (-2.5, -2.5, 2.5, [2.5, 2.5], "-2.5 throughout"),
+        (0.0, 9.0, 9.0, [9.0, 2.0, 2.0], "2 of 3 estimators differ from its range by over 4 x"),
+        (0.0, 9.0, 2.0, [9.0, 9.0, 9.0, 2.0], "3 of 4"),
+        (0.0, 9.0, 9.0, [9.0, 2.0], None),
+        (0.0, 9.0, 2.0, [9.0, 2.0, 2.0, 9.0], None),
+        (0.0, 8.0, 2.0, [8.0, 8.0, 8.0], None),
+        (-1.0, 1.0, 1.0, [], None),
+    ],
+)
+def test_a_suspicious_range_says_why(
+    low: float, high: float, amax: float, estimates: list[float], suspicion: str | None
+) -> None:
+    found = TensorRange(amax, low, high, {str(i): e for i, e in enumerate(estimates)})
+    lines = RangesTable({"good": GOOD_RANGE, "x": found}, {}, "", (), 0).suspicions
+    if suspicion is None:
+        assert (found.suspicion, lines) == (None, ())
+    else:
+        assert suspicion in (found.suspicion or "")
+        assert lines == (f"x: {found.suspicion}",)
+
+
+def test_a_table_says_whether_its_inputs_were_random() -> None:
+    assert table({}).random == 0
+    assert RangesTable({}, {"method": "mse", "random": 64}, "", (), 0).random == 64
 
 
 @pytest.mark.parametrize("key", ["tensors", "recipe", "model_sha256", "images", "skipped"])

@@ -1,0 +1,222 @@
+"""The bake-off: try what could help, measure it on held-out images, keep the best.
+
+Three choices, each made by the mean KL divergence of the softmax from the float model's on images
+that were not calibrated on: equalization (on a small calibration first, so that a full pass is run
+for the winner only), the range estimator (all of them from that one pass), and bias correction.
+A change has to earn its place: it is kept only if it lowers the divergence by a tenth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.calibrate.collect import collect
+from resnet_edge.calibrate.ranges import METHODS, Method, estimate
+from resnet_edge.calibrate.table import RangesTable, TensorRange
+from resnet_edge.progress import SILENT
+from resnet_edge.quantize.bias import correct_biases
+from resnet_edge.quantize.equalize import equalize
+from resnet_edge.quantize.placement import place
+from resnet_edge.quantize.probe import channel_maxima, layer_errors
+from resnet_edge.quantize.qdq import engine_graph
+from resnet_edge.quantize.score import HeldOut, Inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnx import ModelProto
+
+    from resnet_edge.calibrate.collect import Collected, Partial
+    from resnet_edge.calibrate.histogram import Histogram
+    from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.progress import Progress
+    from resnet_edge.quantize.score import GraphScore
+
+__all__ = ["SAFE", "BakeOff", "Trial", "bake_off", "split", "tables_of"]
+
+_FIRST_LOOK = 48  # images of the small calibration
+_SCORED = 32  # held-out images per trial; keeps the whole within twice one estimator's cost
+_PROBED = 16  # images for channel maxima and layer errors
+_BETTER = 0.9
+SAFE: Method = "mse"  # what the others have to beat
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing that was tried.
+
+    Attributes:
+        equalized: With cross-layer equalization.
+        method: Range estimator.
+        bias_corrected: With bias correction.
+        score: Against the float model on held-out images.
+        chosen: Whether this became the result.
+    """
+
+    equalized: bool
+    method: str
+    bias_corrected: bool
+    score: GraphScore
+    chosen: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "equalized": self.equalized,
+            "method": self.method,
+            "bias_corrected": self.bias_corrected,
+            "agreement": self.score.agreement,
+            "kl": self.score.kl,
+            "chosen": self.chosen,
+        }
+
+
+@dataclass(frozen=True)
+class BakeOff:
+    """What won.
+
+    Attributes:
+        model: The float model to quantize: as given, or equalized and bias-corrected.
+        changed: Whether it differs from the given one.
+        table: The winning ranges; recipe, hashes and images are not filled in.
+        method: The winning estimator.
+        trials: Everything that was tried, in order.
+        collected: The full calibration pass.
+    """
+
+    model: ModelProto
+    changed: bool
+    table: RangesTable
+    method: str
+    trials: tuple[Trial, ...]
+    collected: Collected
+
+
+def split(keys: Sequence[str], calibrate: int, choose: int) -> tuple[list[int], list[int]]:
+    """Split images by content hash into those to calibrate on and those to choose on.
+
+    The smallest hashes go to *choose*, at most a quarter of all, so that adding images moves few
+    from one part to the other.
+    """
+    order = sorted(range(len(keys)), key=lambda i: keys[i])
+    choose = min(choose, max(1, len(keys) // 4))
+    return sorted(order[choose:][:calibrate]), sorted(order[:choose])
+
+
+def bake_off(
+    model: ModelProto,
+    source: ImageSource,
+    spec: ImageSpec,
+    *,
+    calibrate_on: Sequence[int],
+    choose_on: Sequence[int],
+    percent: float = 99.99,
+    partial: Partial | None = None,
+    progress: Progress = SILENT,
+) -> BakeOff:
+    """Choose equalization, estimator and bias correction for a model.
+
+    Args:
+        model: Float graph.
+        source: Where both sets of images come from.
+        spec: Preprocessing.
+        calibrate_on: Images to collect ranges on.
+        choose_on: Other images, to score on.
+        percent: Of the percentile estimator.
+        partial: Where an interrupted full pass is kept.
+        progress: Listener.
+
+    Raises:
+        CalibrationError: Activations are not finite.
+        DataError: Too many images cannot be decoded.
+    """
+    held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED])
+    trials: list[Trial] = []
+    base, equalized = _choose_equalization(
+        model, source, spec, calibrate_on, held_out, trials, percent, progress
+    )
+    tensors = place(base.graph).tensors
+    collected = collect(
+        base, tensors, source, spec, indices=calibrate_on, partial=partial, progress=progress
+    )
+    first = len(trials)
+    tables = tables_of(collected.histograms, percent)
+    with progress.task("compare estimators", total=len(METHODS)) as task:
+        for method, table in tables.items():
+            score = held_out.score(_quantized(base, table))
+            trials.append(Trial(equalized, method, False, score))
+            task.advance(status=f"{method} KL {score.kl:.2g}")
+    best = min(trials[first:], key=lambda t: (t.score.kl, t.method != SAFE))
+    table = tables[best.method]
+    errors = layer_errors(
+        base, place(base.graph), table, Inputs.read(source, spec, list(calibrate_on)[:_PROBED])
+    )
+    corrected = correct_biases(base, errors)
+    score = held_out.score(_quantized(corrected, table))
+    trials.append(Trial(equalized, best.method, True, score))
+    keep_correction = score.kl < _BETTER * best.score.kl
+    winner = trials[-1] if keep_correction else best
+    return BakeOff(
+        model=corrected if keep_correction else base,
+        changed=equalized or keep_correction,
+        table=table,
+        method=winner.method,
+        trials=tuple(Trial(**{**vars(t), "chosen": t is winner}) for t in trials),
+        collected=collected,
+    )
+
+
+def tables_of(
+    histograms: Mapping[str, Histogram], percent: float, methods: Sequence[Method] = METHODS
+) -> dict[str, RangesTable]:
+    """Return every estimator's table, each with all estimates beside its own."""
+    estimates = {
+        name: {str(m): estimate(h, m, percent=percent) for m in methods}
+        for name, h in histograms.items()
+    }
+    return {
+        method: RangesTable(
+            {
+                name: TensorRange(estimates[name][method], h.minimum, h.maximum, estimates[name])
+                for name, h in histograms.items()
+            },
+            {}, "", (), 0,
+        )
+        for method in methods
+    }  # fmt: skip
+
+
+def _choose_equalization(
+    model: ModelProto,
+    source: ImageSource,
+    spec: ImageSpec,
+    calibrate_on: Sequence[int],
+    held_out: HeldOut,
+    trials: list[Trial],
+    percent: float,
+    progress: Progress,
+) -> tuple[ModelProto, bool]:
+    few = list(calibrate_on)[:: max(1, len(calibrate_on) // _FIRST_LOOK)][:_FIRST_LOOK]
+    placement = place(model.graph)
+    inputs = {i.name for i in model.graph.input}
+    maxima = channel_maxima(
+        model,
+        [t for t in placement.engine_points if t not in inputs],
+        Inputs.read(source, spec, few[:_PROBED]),
+    )
+    candidates = (model, equalize(model, maxima).model)
+    scores = []
+    for position, candidate in enumerate(candidates):
+        tensors = place(candidate.graph).tensors
+        collected = collect(candidate, tensors, source, spec, indices=few, progress=progress)
+        table = tables_of(collected.histograms, percent, [SAFE])[SAFE]
+        scores.append(held_out.score(_quantized(candidate, table)))
+        trials.append(Trial(bool(position), f"{SAFE} on {len(few)} images", False, scores[-1]))
+    helps = scores[1].kl < _BETTER * scores[0].kl
+    return (candidates[1], True) if helps else (model, False)
+
+
+def _quantized(model: ModelProto, table: RangesTable) -> ModelProto:
+    return engine_graph(model, place(model.graph), table, int8_weights=False)

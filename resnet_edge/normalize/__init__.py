@@ -1,0 +1,1 @@
+"""From any float ONNX classifier to the form the other stages work on."""

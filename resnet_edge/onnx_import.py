@@ -1,0 +1,303 @@
+"""An ONNX classifier made by someone else to a bundle, like one of our own exports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnet_edge.artifacts import sha256_json
+from resnet_edge.bundle import Bundle, ModelInfo, Record
+from resnet_edge.data import open_images
+from resnet_edge.errors import ConfigError, ExportError
+from resnet_edge.foreign import image_input, read_foreign
+from resnet_edge.foreign_session import ForeignSession, class_output
+from resnet_edge.foreign_spec import choose_image_spec, recorded_image_spec, recorded_labels
+from resnet_edge.normalize.classifier import normalize
+from resnet_edge.parity import (
+    Parity,
+    compare_logits,
+    fingerprint,
+    golden_images,
+    labels_for,
+    save_model,
+    store_logits,
+    write_metadata,
+)
+from resnet_edge.progress import SILENT
+from resnet_edge.reference import GOLDEN, MODEL, Golden
+from resnet_edge.resources import IMAGES, find
+from resnet_edge.simplify import OPSET
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from resnet_edge.data import ImageSource
+    from resnet_edge.foreign import ImageInput
+    from resnet_edge.foreign_session import ClassOutput
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.normalize.classifier import Normalized
+    from resnet_edge.progress import Progress
+
+__all__ = ["ImportConfig", "ImportResult", "expected_image_spec", "import_onnx"]
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """How to import.
+
+    Attributes:
+        image_spec: Preprocessing the model was trained with; not needed, and not to contradict,
+            where resnet-edge wrote it into the file.
+        labels: Class names; None takes those that resnet-edge wrote into the file.
+        output: Name of the output that holds the logits, where there are several.
+        simplify: Run onnxsim.
+    """
+
+    image_spec: ImageSpec | None = None
+    labels: tuple[str, ...] | None = None
+    output: str | None = None
+    simplify: bool = True
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """A bundle with a verified model.
+
+    Attributes:
+        bundle: Where it is.
+        parity: The bundle's logits against the original model's, on the golden images.
+        probabilities: The same after softmax, where the original model ends in one.
+        nodes: Number of nodes by operator.
+        notes: What was assumed about the model, and what was changed.
+        cached: True if the bundle already held this very import.
+    """
+
+    bundle: Bundle
+    parity: Parity
+    probabilities: Parity | None
+    nodes: dict[str, int]
+    notes: tuple[str, ...]
+    cached: bool
+
+
+def expected_image_spec(path: Path) -> ImageSpec:
+    """Return the preprocessing `import_onnx` takes for a file unless it is told otherwise.
+
+    Raises:
+        GraphError: The file cannot be read, or is not an image classifier.
+    """
+    model, _ = read_foreign(path)
+    return choose_image_spec(image_input(model), recorded_image_spec(model), None)[0]
+
+
+def import_onnx(
+    path: Path,
+    output: Path,
+    config: ImportConfig | None = None,
+    *,
+    images: ImageSource | None = None,
+    progress: Progress = SILENT,
+) -> ImportResult:
+    """Bring an ONNX classifier into a bundle and prove that it still computes the same.
+
+    Args:
+        path: The ONNX file; external data beside it.
+        output: Directory of the bundle, new or existing.
+        config: Options.
+        images: Evaluation images: the golden ones are drawn from them, and the original model's
+            logits of all of them travel in the bundle. Default: golden images from the shipped
+            set.
+        progress: Listener.
+
+    Raises:
+        GraphError: The file is not a float image classifier, or cannot be expressed as one that
+            the other stages work on.
+        ConfigError: The options contradict the file.
+        ExportError: The normalised model differs from the original.
+        DataError: ``images`` cannot belong to this model.
+    """
+    config = config or ImportConfig()
+    model, hashes = read_foreign(path)
+    source = image_input(model)
+    spec, notes = choose_image_spec(source, recorded_image_spec(model), config.image_spec)
+    classes, source = class_output(model, source, spec, config.output)
+    original = _Original(model, source, spec, classes, config.simplify)
+    info = ModelInfo(
+        architecture="onnx",
+        num_classes=classes.num_classes,
+        labels=_class_names(config.labels or recorded_labels(model), classes),
+        image_spec=spec,
+        parameters=None,
+        macs=None,
+        source=str(path.resolve()),
+        source_sha256=sha256_json(hashes),
+    )
+    bundle = Bundle.create(output, info)
+    golden_source = images or open_images(find(f"{IMAGES}/test"))
+    # Labels that cannot belong to the model are found before anything is written.
+    labels = labels_for(golden_source, info, required=images is not None)
+    record = Record(
+        stage="import",
+        config={
+            "simplify": config.simplify, "image_spec": spec.to_json(), "opset": OPSET,
+            "labels": info.labels, "output": classes.name,
+        },
+        inputs={**hashes, "images": fingerprint(golden_source)},
+    )  # fmt: skip
+    if bundle.is_fresh(MODEL, record) and GOLDEN in bundle.names():
+        result = _recorded(Bundle.open(output))
+    else:
+        result = _import(original, bundle, golden_source, labels, record, list(notes), progress)
+    if images is not None:
+        store_logits(
+            result.bundle, original.open, images, origin="onnx", stage="import", progress=progress
+        )
+    return result
+
+
+@dataclass(frozen=True)
+class _Original:
+    """A foreign model and what is known about it."""
+
+    model: ModelProto
+    source: ImageInput
+    spec: ImageSpec
+    classes: ClassOutput
+    simplify: bool
+
+    def open(self) -> ForeignSession:
+        """Return a session that gives the logits, and the output itself if it differs."""
+        tensors = dict.fromkeys((self.classes.logits, self.classes.name))
+        return ForeignSession(self.model, self.source, self.spec, tuple(tensors))
+
+    def normalize(self, *, free: bool) -> Normalized:
+        """Return the model in our form; with ``free``, for any batch if it can be."""
+        batch = self.source.batch or (2 if free else 1)
+        return normalize(
+            self.model,
+            self.classes.logits,
+            self.source.shape(self.spec, batch),
+            to_nchw=(self.source.layout, self.source.dtype) == ("NHWC", "float32"),
+            free=free,
+            onnxsim=self.simplify,
+        )
+
+
+def _class_names(labels: tuple[str, ...] | None, classes: ClassOutput) -> tuple[str, ...] | None:
+    if labels is not None and len(labels) != classes.num_classes:
+        raise ConfigError(
+            f"{len(labels)} class names for the {classes.num_classes} numbers of output "
+            f"{classes.name}"
+        )
+    return labels
+
+
+def _recorded(bundle: Bundle) -> ImportResult:
+    details = bundle.entry(MODEL)["details"]
+    probabilities = details["probabilities"]
+    return ImportResult(
+        bundle=bundle,
+        parity=Parity(**details["parity"]),
+        probabilities=None if probabilities is None else Parity(**probabilities),
+        nodes=details["nodes"],
+        notes=tuple(details["notes"]),
+        cached=True,
+    )
+
+
+def _import(
+    original: _Original,
+    bundle: Bundle,
+    images: ImageSource,
+    labels: NDArray[np.int64] | None,
+    record: Record,
+    notes: list[str],
+    progress: Progress,
+) -> ImportResult:
+    import numpy as np
+
+    classes, spec = original.classes, original.spec
+    if classes.activation is not None:
+        notes.append(f"the final {classes.activation} is left out: bundles compare logits")
+    with progress.task("import", total=3) as task:
+        pixels, golden_labels = golden_images(images, spec, labels)
+        feed = {"input": spec.to_input(pixels)}
+        with original.open() as session:
+            expected = session.run(feed)
+        reference = expected[classes.logits]
+        if not np.isfinite(reference).all():
+            raise ExportError(
+                "the original model gives NaN or infinity on the golden images",
+                hint="check the preprocessing: --mean --std --color",
+            )
+        task.advance(status="normalize")
+        found, logits = _normalized(original, reference, feed["input"], notes)
+        task.advance(status="verify")
+        parity = compare_logits(reference, logits)
+        probabilities = None
+        if classes.activation is not None:
+            probabilities = compare_logits(expected[classes.name], classes.apply(logits))
+        task.advance()
+    if not parity.accepted or (probabilities is not None and not probabilities.accepted):
+        raise ExportError(
+            f"the normalised model differs from the original: max|Δ| {parity.max_abs:.3g} at "
+            f"max|logit| {parity.max_logit:.3g}, same class on {parity.argmax_equal} of "
+            f"{parity.n} images",
+            hint="run again with --no-simplify; if that fails too, please report it",
+        )
+    bundle = Bundle.create(
+        bundle.path, replace(bundle.model, parameters=found.parameters, macs=found.macs)
+    )
+    write_metadata(found.model, bundle.model)
+    nodes = dict(found.nodes)
+    details: dict[str, Any] = {
+        "parity": asdict(parity),
+        "probabilities": None if probabilities is None else asdict(probabilities),
+        "nodes": nodes,
+        "notes": notes,
+    }
+    save_model(
+        bundle, found.model, Golden(pixels, reference, golden_labels), images, record, details
+    )
+    return ImportResult(bundle, parity, probabilities, nodes, tuple(notes), cached=False)
+
+
+def _normalized(
+    original: _Original, reference: NDArray[np.float32], images: NDArray[Any], notes: list[str]
+) -> tuple[Normalized, NDArray[np.float32]]:
+    """Return the model in our form with its logits: for any batch if it can be, or for one."""
+    fixed = original.source.batch
+    found = original.normalize(free=True)
+    reason = f"{found.blocked} mixes the images of a batch"
+    if found.blocked is None:
+        try:
+            logits = _run(original, found, images, batch=None)
+            if compare_logits(reference, logits).accepted:
+                was = [f"the batch was fixed at {fixed} and is free now"] if fixed else []
+                notes += [*was, *found.notes]
+                return found, logits
+            reason = "the logits of an image depend on the others in its batch"
+        except Exception as error:  # ONNX Runtime's exception classes are private
+            reason = f"others do not run: {str(error).splitlines()[0]}"
+    found = original.normalize(free=False)
+    notes += [f"the batch stays fixed at {fixed or 1}: {reason}", *found.notes]
+    return found, _run(original, found, images, batch=fixed or 1)
+
+
+def _run(
+    original: _Original, found: Normalized, images: NDArray[Any], *, batch: int | None
+) -> NDArray[np.float32]:
+    """Return the logits of a model in our form, for batches of different sizes if it can."""
+    import numpy as np
+
+    layout: Literal["NCHW", "NHWC"] = "NHWC" if original.source.dtype == "uint8" else "NCHW"
+    source = replace(original.source, name="input", layout=layout, batch=batch)
+    with ForeignSession(found.model, source, original.spec, ("logits",)) as session:
+        parts = [images] if batch else [images[:1], images[1:4], images[4:]]
+        return np.concatenate(
+            [session.run({"input": part})["logits"] for part in parts if len(part)]
+        )

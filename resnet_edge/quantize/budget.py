@@ -1,0 +1,168 @@
+"""The quantize stage under an accuracy budget: rank, search, prove once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.artifacts import write_json
+from resnet_edge.bundle import Record
+from resnet_edge.calibrate.stage import TABLE
+from resnet_edge.errors import ConfigError, DataError
+from resnet_edge.progress import SILENT
+from resnet_edge.quantize.score import HeldOut, Inputs, run_graph
+from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
+from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
+from resnet_edge.quantize.stage import PLAN, base_model, load_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.data import ImageSource
+    from resnet_edge.progress import Progress
+
+__all__ = ["BudgetResult", "meet_budget", "sensitivity"]
+
+log = logging.getLogger(__name__)
+
+SENSITIVITY = "reports/sensitivity.json"
+_PROXY_IMAGES, _RANK_IMAGES = 16, 32
+_CONFIRMED = 64  # layers measured one by one, the worst by the proxy
+_MIN_CHOOSE = 256
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """What the search found and whether it holds on images it has not seen.
+
+    Attributes:
+        budget: What was asked for.
+        ranking: Layers, most sensitive first.
+        found: Result of the search.
+        proof: The found graph on images used for nothing else.
+    """
+
+    budget: Budget
+    ranking: tuple[LayerSensitivity, ...]
+    found: Found
+    proof: Comparison
+
+    @property
+    def passed(self) -> bool:
+        """Whether the budget is proven."""
+        return self.proof.outcome == "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is stored in the bundle and printed by ``--json``."""
+        return {
+            "budget": dict(vars(self.budget)),
+            "keep_float": list(self.found.keep_float),
+            "layers": len(self.ranking),
+            "macs_share_float": self.found.macs_share,
+            "expected_slowdown": self.found.expected_slowdown,
+            "search": [
+                {"kept": step.kept, **step.comparison.to_json()} for step in self.found.steps
+            ],
+            "proof": self.proof.to_json(),
+            "ranking": [layer.to_json() for layer in self.ranking],
+            "passed": self.passed,
+        }
+
+
+def meet_budget(
+    bundle: Bundle,
+    source: ImageSource,
+    labels: NDArray[np.int64] | None,
+    budget: Budget,
+    *,
+    progress: Progress = SILENT,
+) -> BudgetResult:
+    """Keep as few layers in FP16 as the budget needs, and prove the result once.
+
+    Images that were calibrated on are left out. Of the others, by content hash, some are chosen on
+    and the rest prove; with too few for the budget the proof is inconclusive, never a pass.
+
+    Raises:
+        ConfigError: ``top1`` without labels.
+        DataError: Not enough images are left.
+        CalibrationError: The bundle has no calibration.
+    """
+    if budget.metric == "top1" and labels is None:
+        raise ConfigError(
+            f"{source.path} has no labels, so top-1 cannot be measured",
+            hint="pass --labels FILE, or --metric agreement",
+        )
+    model, table = base_model(bundle), load_table(bundle)
+    unused = _unused(source, {*table.images, *table.chosen_on})
+    wanted = max(_MIN_CHOOSE, math.ceil(600 / max(budget.max_drop, 0.05)))
+    count = min(wanted, len(unused) // 2)
+    if count < 2:
+        raise DataError(
+            f"{source.path} leaves {len(unused)} images after calibration",
+            hint="pass more images, or another --data than the calibration's",
+        )
+    choose_on, prove_on = unused[:count], unused[count:]
+    held_out = HeldOut.of(model, source, bundle.model.image_spec, choose_on[:_RANK_IMAGES])
+    proxy = Inputs.read(source, bundle.model.image_spec, choose_on[:_PROXY_IMAGES])
+    ranking = rank_layers(model, table, proxy, held_out, confirm=_CONFIRMED, progress=progress)
+    choose = _labelled(bundle, model, source, labels, choose_on)
+    found = search(model, table, ranking, choose, budget, progress=progress)
+    prove = _labelled(bundle, model, source, labels, prove_on)
+    proof = compare(model, table, prove, budget, keep_float=found.keep_float)
+    result = BudgetResult(budget, ranking, found, proof)
+    write_json(bundle.file(PLAN), result.to_json())
+    bundle.record(
+        PLAN,
+        Record(
+            stage="quantize",
+            config={"budget": dict(vars(budget))},
+            inputs={"ranges": bundle.sha256(TABLE)},
+        ),
+    )
+    return result
+
+
+def sensitivity(
+    bundle: Bundle, source: ImageSource, *, progress: Progress = SILENT
+) -> tuple[LayerSensitivity, ...]:
+    """Measure every layer alone and store the ranking in the bundle.
+
+    Raises:
+        CalibrationError: The bundle has no calibration.
+    """
+    model, table = base_model(bundle), load_table(bundle)
+    unused = _unused(source, {*table.images})
+    if not unused:
+        raise DataError(f"all images of {source.path} were calibrated on", hint="pass other images")
+    spec = bundle.model.image_spec
+    held_out = HeldOut.of(model, source, spec, unused[:_RANK_IMAGES])
+    proxy = Inputs.read(source, spec, unused[:_PROXY_IMAGES])
+    ranking = rank_layers(model, table, proxy, held_out, progress=progress)
+    write_json(bundle.file(SENSITIVITY), {"layers": [layer.to_json() for layer in ranking]})
+    bundle.record(SENSITIVITY, Record(stage="sensitivity", inputs={"ranges": bundle.sha256(TABLE)}))
+    return ranking
+
+
+def _unused(source: ImageSource, used: set[str]) -> list[int]:
+    """Return images that are not in ``used``, in the order of their content hash."""
+    keys = {i: source.key(i) for i in range(len(source))}
+    return sorted((i for i, key in keys.items() if key not in used), key=lambda i: keys[i])
+
+
+def _labelled(
+    bundle: Bundle,
+    model: ModelProto,
+    source: ImageSource,
+    labels: NDArray[np.int64] | None,
+    indices: Sequence[int],
+) -> Labelled:
+    inputs = Inputs.read(source, bundle.model.image_spec, indices, batch_size=32)
+    logits = run_graph(model, inputs, exact=False)
+    return Labelled(inputs, logits, None if labels is None else labels[list(inputs.indices)])

@@ -1,0 +1,114 @@
+"""Score quantized graphs on held-out images against the float model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
+
+__all__ = ["GraphScore", "HeldOut", "Inputs", "mean_kl", "run_graph"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Decoded images that turn into network inputs batch by batch, as often as needed.
+
+    Attributes:
+        pixels: uint8 N x H x W x C batches; a quarter of the size of the inputs.
+        spec: Preprocessing.
+        indices: Position of every image in its source.
+    """
+
+    pixels: tuple[NDArray[np.uint8], ...]
+    spec: ImageSpec
+    indices: tuple[int, ...]
+
+    @classmethod
+    def read(
+        cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 16
+    ) -> Inputs:
+        """Decode the given images."""
+        from resnet_edge.batches import ImageBatches
+
+        batches = list(ImageBatches(source, spec, batch_size, indices))
+        kept = tuple(i for batch in batches for i in batch.indices)
+        return cls(tuple(batch.pixels for batch in batches), spec, kept)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for batch in self.pixels:
+            yield self.spec.to_input(batch)
+
+
+def run_graph(
+    model: ModelProto, inputs: Iterable[NDArray[Any]], *, exact: bool
+) -> NDArray[np.float32]:
+    """Run a graph over batches and return all logits."""
+    import numpy as np
+
+    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+    with OnnxRuntimeSession(model, exact=exact) as session:
+        name = session.inputs[0].name
+        rows = [next(iter(session.run({name: array}).values())) for array in inputs]
+    return np.concatenate(rows)
+
+
+def mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Return the mean KL divergence of the softmax from the reference's, in nats."""
+    import numpy as np
+
+    def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
+        shifted = x.astype(np.float64) - x.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+    p, q = log_softmax(reference), log_softmax(logits)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+@dataclass(frozen=True)
+class GraphScore:
+    """How closely a quantized graph follows the float model.
+
+    Attributes:
+        agreement: Images with the same class, in percent.
+        kl: Mean KL divergence of the softmax, in nats.
+    """
+
+    agreement: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that were not calibrated on, with the float model's answers.
+
+    Attributes:
+        inputs: The images.
+        logits: The float model's logits.
+    """
+
+    inputs: Inputs
+    logits: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, model: ModelProto, source: ImageSource, spec: ImageSpec, indices: Sequence[int]
+    ) -> HeldOut:
+        """Run the float model on held-out images."""
+        inputs = Inputs.read(source, spec, indices)
+        return cls(inputs, run_graph(model, inputs, exact=False))
+
+    def score(self, graph: ModelProto) -> GraphScore:
+        """Run a quantized graph, exactly as written, and compare."""
+        logits = run_graph(graph, self.inputs, exact=True)
+        same = float((logits.argmax(1) == self.logits.argmax(1)).mean())
+        return GraphScore(100 * same, mean_kl(self.logits, logits))
