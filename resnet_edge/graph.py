@@ -114,8 +114,9 @@ def opset_of(model: ModelProto) -> int:
 def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
     """Relabel a model to another opset, in place, where that changes no operator's meaning.
 
-    Pad-18 without an ``axes`` input is Pad-13, and Reshape, Cast, Identity, Flatten and the
-    quantization operators only gained types or attributes that ResNets do not use.
+    Pad-18 without an ``axes`` input is Pad-13, Split-18 without ``num_outputs`` is Split-13, a
+    reduction of everything takes no axes in any opset; many others only gained types, or
+    attributes that classifiers do not use.
 
     Raises:
         GraphError: An operator means something else in the other opset.
@@ -123,9 +124,6 @@ def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
     from onnx import defs
 
     have = opset_of(model)
-    same = {"Pad", "Reshape", "Cast", "Identity", "Flatten", "Constant", "QuantizeLinear",
-            "DequantizeLinear", "Conv", "MaxPool", "GlobalAveragePool", "AveragePool",
-            "Relu", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Shape"}  # fmt: skip
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             raise GraphError(f"operator {node.domain}::{node.op_type} is not standard ONNX")
@@ -138,17 +136,35 @@ def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
             raise GraphError(
                 f"operator {node.op_type} ({node.name}) does not exist in opset {opset}"
             ) from error
-        inputs = len(node.input)
-        # Pad took its pads as an attribute before 11 and may name axes since 18; Squeeze and
-        # Unsqueeze took their axes as an attribute before 13.
-        form = {"Pad": 2 <= inputs <= 3, "Squeeze": inputs == 2, "Unsqueeze": inputs == 2}
-        if changed and not (node.op_type in same and form.get(node.op_type, True)):
+        if changed and not _means_the_same(node, opset):
             raise GraphError(
                 f"operator {node.op_type} ({node.name}) differs between opset {have} and {opset}"
             )
     del model.opset_import[:]
     model.opset_import.add(domain="", version=opset)
     model.ir_version = ir_version
+
+
+_ONLY_NEW_TYPES = frozenset({
+    "Reshape", "Cast", "Identity", "Flatten", "Constant", "ConstantOfShape", "QuantizeLinear",
+    "DequantizeLinear", "Conv", "ConvTranspose", "MaxPool", "GlobalAveragePool", "GlobalMaxPool",
+    "AveragePool", "Relu", "Elu", "Selu", "Softplus", "HardSigmoid", "HardSwish",
+    "InstanceNormalization", "Transpose", "Slice", "Shape",
+})  # fmt: skip
+_SPLIT_SIZES_ARE_AN_INPUT_SINCE, _AXES_ARE_AN_INPUT_SINCE = 13, 18
+
+
+def _means_the_same(node: NodeProto, opset: int) -> bool:
+    """Whether a node reads the same in ``opset``, though its operator changed."""
+    if node.op_type == "Pad":  # before 11 its pads were an attribute, since 18 it may name axes
+        return 2 <= len(node.input) <= 3
+    if node.op_type in ("Squeeze", "Unsqueeze"):  # before 13 their axes were an attribute
+        return len(node.input) == 2
+    if node.op_type == "Split":
+        return opset >= _SPLIT_SIZES_ARE_AN_INPUT_SINCE and attribute(node, "num_outputs") is None
+    if node.op_type.startswith("Reduce"):
+        return opset < _AXES_ARE_AN_INPUT_SINCE and len(node.input) == 1
+    return node.op_type in _ONLY_NEW_TYPES
 
 
 def prune(graph: GraphProto) -> None:

@@ -184,7 +184,11 @@ class _Worker:
             stderr=self._messages,
             text=True,
         )
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:  # without a context there is no exit
+            self.__exit__()
+            raise
         return self
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:

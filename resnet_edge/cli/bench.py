@@ -37,10 +37,9 @@ def bench(
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.bench.latency import BenchConfig
     from resnet_edge.bench.latency import bench as run_bench
-    from resnet_edge.bundle import Bundle
     from resnet_edge.pipeline import contenders
 
-    opened = Bundle.open(bundle)
+    opened = options.open_bundle(bundle, out)
     config = BenchConfig(
         duration=duration,
         iterations=iterations,

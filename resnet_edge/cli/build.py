@@ -33,6 +33,12 @@ def build(
     profile: Annotated[
         str, typer.Option(help="Smallest,optimal,largest batch, or one number for a fixed batch.")
     ] = "1,8,32",
+    resize: options.ResizeOption = None,
+    crop: options.CropOption = None,
+    interpolation: options.InterpolationOption = None,
+    mean: options.MeanOption = None,
+    std: options.StdOption = None,
+    color: options.ColorOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
@@ -41,14 +47,14 @@ def build(
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.arrays import open_calibration
     from resnet_edge.build import build as run_build
-    from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.recipes import load_recipe
     from resnet_edge.targets import resolve_target
 
     if data is not None and not int8:
         raise ConfigError("--data is for calibration, which only INT8 needs", hint="add --int8")
-    opened = Bundle.open(bundle)
+    flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
+    opened = options.open_bundle(bundle, out, flags)
     resolved = resolve_target(target)
     config = _config(int8, fp16, profile)
     if data is not None:

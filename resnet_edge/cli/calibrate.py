@@ -41,18 +41,24 @@ def calibrate(
             min=1, metavar="N", help="N random inputs instead of images; only to try things out."
         ),
     ] = None,
+    resize: options.ResizeOption = None,
+    crop: options.CropOption = None,
+    interpolation: options.InterpolationOption = None,
+    mean: options.MeanOption = None,
+    std: options.StdOption = None,
+    color: options.ColorOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Find INT8 activation ranges on real images; writes a table and a TensorRT cache."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import CACHE, TABLE
     from resnet_edge.calibrate.stage import calibrate as run_calibrate
     from resnet_edge.recipes import load_recipe
 
-    opened, chosen = Bundle.open(bundle), load_recipe(recipe)
+    flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
+    opened, chosen = options.open_bundle(bundle, out, flags), load_recipe(recipe)
     chosen = chosen if random is None else replace(chosen, images=random)
     result = run_calibrate(opened, _source(opened, data, random), chosen, progress=out.progress)
     out.result(

@@ -55,10 +55,7 @@ def export(
     from resnet_edge.models.checkpoint import read_checkpoint
 
     recorded = read_checkpoint(checkpoint, arch=arch, stride_in_1x1=stride_in_1x1).image_spec
-    spec = options.image_spec(
-        recorded, resize=resize, crop=crop, interpolation=interpolation,
-        mean=mean, std=std, color=color,
-    )  # fmt: skip
+    flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     result = run_export(
         checkpoint,
         output or Path("engines/builds") / checkpoint.stem,
@@ -67,7 +64,7 @@ def export(
             input=cast("Literal['float', 'uint8']", input_type),
             simplify=simplify,
             stride_in_1x1=stride_in_1x1,
-            image_spec=spec,
+            image_spec=flags.applied_to(recorded) if flags.given else None,
         ),
         images=None if data is None else open_images(data, labels=labels),
         progress=out.progress,

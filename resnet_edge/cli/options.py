@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +12,18 @@ import typer
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.cli.output import Output
     from resnet_edge.imaging import ImageSpec
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "BundleArgument",
     "ColorOption",
     "CropOption",
     "DataOption",
+    "ImageSpecFlags",
     "InterpolationOption",
     "LabelsOption",
     "MaxDropOption",
@@ -25,11 +32,12 @@ __all__ = [
     "ResizeOption",
     "StdOption",
     "TargetOption",
-    "image_spec",
     "numbers",
+    "open_bundle",
 ]
 
-BundleArgument = Annotated[Path, typer.Argument(help="Directory made by export.")]
+BundleArgument = Annotated[Path, typer.Argument(help="Bundle made by export, or an ONNX file.")]
+
 DataOption = Annotated[
     Path | None,
     typer.Option(help="Images: an IDX directory, a flat folder, or a class-per-folder tree."),
@@ -60,6 +68,68 @@ StdOption = Annotated[
 ColorOption = Annotated[str | None, typer.Option(help="rgb, bgr or gray.")]
 
 
+def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> Bundle:
+    """Open a bundle, or bring an ONNX file into one at ``engines/builds/<its name>``.
+
+    Args:
+        path: Bundle or ONNX file.
+        out: For progress.
+        spec: Preprocessing flags; only an ONNX file takes them, a bundle has its own.
+
+    Raises:
+        ResnetEdgeError: Neither works.
+    """
+    from resnet_edge.bundle import Bundle
+
+    if path.suffix != ".onnx":
+        if spec is not None and spec.given:
+            raise ConfigError(
+                "a bundle's preprocessing is fixed when it is made",
+                hint="pass these flags to export, or together with an ONNX file",
+            )
+        return Bundle.open(path)
+    from resnet_edge.foreign.stage import ImportConfig, expected_image_spec, import_onnx
+
+    config = ImportConfig()
+    if spec is not None and spec.given:
+        config = ImportConfig(image_spec=spec.applied_to(expected_image_spec(path)))
+    folder = Path("engines/builds") / path.stem
+    result = import_onnx(path, folder, config, progress=out.progress)
+    for note in () if result.cached else result.notes:
+        log.info("note: %s", note)
+    log.info("%s is bundle %s", path, result.bundle.path)
+    return result.bundle
+
+
+@dataclass(frozen=True)
+class ImageSpecFlags:
+    """What the user said about preprocessing; None where nothing."""
+
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    color: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was said."""
+        return any(value is not None for value in vars(self).values())
+
+    def applied_to(self, default: ImageSpec) -> ImageSpec:
+        """Return ``default`` with what was said put in."""
+        return replace(
+            default,
+            resize=default.resize if self.resize is None else self.resize or None,
+            crop=default.crop if self.crop is None else (self.crop, self.crop),
+            interpolation=self.interpolation or default.interpolation,
+            mean=default.mean if self.mean is None else numbers(self.mean),
+            std=default.std if self.std is None else numbers(self.std),
+            color=self.color or default.color,
+        )
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Parse a comma-separated list.
 
@@ -73,29 +143,3 @@ def numbers(text: str) -> tuple[float, ...]:
             f"{text!r} is not a comma-separated list of numbers",
             hint="write for example --mean 0.485,0.456,0.406",
         ) from error
-
-
-def image_spec(
-    default: ImageSpec,
-    *,
-    resize: int | None,
-    crop: int | None,
-    interpolation: str | None,
-    mean: str | None,
-    std: str | None,
-    color: str | None,
-) -> ImageSpec | None:
-    """Return ``default`` with what the user gave put in, or None if nothing was given."""
-    from dataclasses import replace
-
-    given = {
-        "resize": (resize or None) if resize is not None else default.resize,
-        "crop": default.crop if crop is None else (crop, crop),
-        "interpolation": interpolation or default.interpolation,
-        "mean": default.mean if mean is None else numbers(mean),
-        "std": default.std if std is None else numbers(std),
-        "color": color or default.color,
-    }
-    if all(value is None for value in (resize, crop, interpolation, mean, std, color)):
-        return None
-    return replace(default, **given)  # type: ignore[arg-type]  # the keys are fields of ImageSpec

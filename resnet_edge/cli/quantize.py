@@ -47,7 +47,6 @@ def quantize(
     """Write an explicit Q/DQ graph; with --max-drop, meet an accuracy budget and prove it."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.arrays import open_calibration
-    from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.data import open_images, resolve_labels
     from resnet_edge.quantize.budget import meet_budget
@@ -64,7 +63,7 @@ def quantize(
             "--max-drop needs --data, and decides by itself which layers stay in float",
             hint="add --data DIR and leave out --keep-first-last",
         )
-    opened = Bundle.open(bundle)
+    opened = options.open_bundle(bundle, out)
     if data is not None and (max_drop is None or not _is_calibrated(opened)):
         calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
     result = None
@@ -94,13 +93,12 @@ def sensitivity(
 ) -> None:
     """Rank the layers by what INT8 does to each of them alone."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.bundle import Bundle
     from resnet_edge.data import open_images
     from resnet_edge.quantize.budget import SENSITIVITY
     from resnet_edge.quantize.budget import sensitivity as run_sensitivity
     from resnet_edge.report.plots import plot_sensitivity
 
-    opened = Bundle.open(bundle)
+    opened = options.open_bundle(bundle, out)
     ranking = run_sensitivity(opened, open_images(data), progress=out.progress)
     picture = plot or opened.file("reports/sensitivity.svg")
     plot_sensitivity(ranking, picture)

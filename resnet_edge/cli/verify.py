@@ -40,12 +40,11 @@ def verify(
 ) -> None:
     """Compare an engine's accuracy with PyTorch; exit code 3 unless the gate is met."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.bundle import Bundle
     from resnet_edge.data import open_images
     from resnet_edge.verify.accuracy import verify as run_verify
     from resnet_edge.verify.candidate import find_candidate
 
-    opened = Bundle.open(bundle)
+    opened = options.open_bundle(bundle, out)
     candidate = find_candidate(
         opened, engine=engine, precision=precision, backend=backend, target=target
     )

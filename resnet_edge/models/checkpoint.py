@@ -75,6 +75,11 @@ def read_checkpoint(
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}", hint="check the path")
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path} is an ONNX file, not a checkpoint",
+            hint=f"it needs no export: resnet-edge build {path} …",
+        )
     raw, metadata, source_format = _read_tensors(path)
     state_dict, notes = _strip_prefix(path, raw)
     config, name = identify(path, state_dict, metadata, arch, notes)

@@ -14,6 +14,7 @@ from resnet_edge.normalize.passes import (
     drop_no_ops,
     flatten_output,
     keep_output,
+    older_forms,
     pool_globally,
     raise_opset,
     tidy_names,
@@ -111,8 +112,12 @@ def normalize(
     blocked = free_batch(copy) if free else None
     drop_exporter_metadata(copy)
     tidy_names(copy)
+    older = onnx.ModelProto()
+    older.CopyFrom(copy)
+    older_forms(older)
     try:
-        set_opset(copy, OPSET, IR_VERSION)
+        set_opset(older, OPSET, IR_VERSION)
+        copy = older
     except GraphError as error:
         copy.ir_version = onnx.helper.find_min_ir_version_for(list(copy.opset_import))
         notes.append(f"it stays at opset {opset_of(copy)}, which TensorRT 8 cannot read: {error}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph import GraphIndex, attribute, opset_of, prune
-from resnet_edge.normalize.shapes import state_output, tensor_shapes
+from resnet_edge.normalize.shapes import state_output, store, tensor_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,7 @@ __all__ = [
     "drop_no_ops",
     "flatten_output",
     "keep_output",
+    "older_forms",
     "pool_globally",
     "raise_opset",
     "rename",
@@ -29,6 +30,12 @@ __all__ = [
 
 # What quantize and to_fp16 call the tensors they add to another.
 _DERIVED = ("_quantized", "_dequantized", "_scale", "_zero_point", "_fp16")
+
+# Operators whose axes became an input in opset 18.
+_REDUCTIONS = frozenset(
+    f"Reduce{kind}"
+    for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+)
 
 
 def keep_output(model: ModelProto, tensor: str) -> None:
@@ -168,6 +175,39 @@ def _mean_axes(node: NodeProto, index: GraphIndex) -> list[int]:
 
 def _is_same_padded(node: NodeProto) -> bool:
     return bool(attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"))
+
+
+def older_forms(model: ModelProto) -> None:
+    """Write what opset 18 takes in a new form as opset 17 takes it.
+
+    Afterwards: no Split has ``num_outputs``, and reductions have their axes as an attribute.
+    """
+    import numpy as np
+    from onnx import helper
+
+    index, shapes = GraphIndex(model.graph), tensor_shapes(model)
+    for node in model.graph.node:
+        name = node.output[0]
+        if node.op_type == "Split" and attribute(node, "num_outputs") is not None:
+            axis = int(attribute(node, "axis", 0))
+            parts = [shapes[o][axis] for o in node.output if o in shapes]
+            if len(parts) == len(node.output):
+                _drop_attribute(node, "num_outputs")
+                del node.input[1:]
+                node.input.append(store(model, f"{name}_parts", np.array(parts, np.int64)))
+        elif node.op_type in _REDUCTIONS and len(node.input) > 1:
+            axes = index.constant(node.input[1])
+            if axes is not None and axes.size:
+                _drop_attribute(node, "noop_with_empty_axes")
+                node.attribute.append(helper.make_attribute("axes", [int(a) for a in axes]))
+                del node.input[1:]
+    prune(model.graph)
+
+
+def _drop_attribute(node: NodeProto, name: str) -> None:
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def flatten_output(model: ModelProto) -> None:

@@ -168,3 +168,53 @@ def test_mistakes_are_explained_in_one_line(
     assert value["error"]["type"] == kind
     assert "\n" not in value["error"]["message"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_onnx_file_goes_through_the_same_commands(
+    capsys: pytest.CaptureFixture[str],
+    flow_bundle: Path,
+    shipped_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(flow_bundle / "model.onnx", tmp_path / "mine.onnx")
+    images = shipped_images / "calibration"
+    code, built = call(capsys, "build", "mine.onnx", "--int8", "--target", "cpu", "--data", images)
+    assert code == 0
+    assert built["engine"].startswith("engines/builds/mine/")
+    assert call(capsys, "verify", "mine.onnx", "--max-drop", "5")[0] == 0
+    code, measured = call(
+        capsys, "bench", "mine.onnx", "--duration", 0, "--iterations", 4, "--warm-up", 0
+    )
+    assert [r["backend"] for r in measured["results"]] == ["onnxruntime", "onnxruntime"]
+    code, value = call(capsys, "export", "mine.onnx")
+    assert code == 1
+    assert "resnet-edge build" in value["error"]["hint"]
+    assert call(capsys, "build", "engines/builds/mine", "--mean", "0.1")[0] == 1
+
+
+def test_a_budget_and_a_ranking_are_printed_and_stored(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path, shipped_images: Path
+) -> None:
+    from resnet_edge.data import IdxImages, open_images
+    from resnet_edge.idx import write_idx
+
+    source = open_images(shipped_images / "test")
+    assert isinstance(source, IdxImages)
+    assert source.labels is not None
+    few = bundle_copy.parent / "few"
+    write_idx(few / "images-idx3-ubyte.gz", source.pixels[:1500])
+    write_idx(few / "labels-idx1-ubyte.gz", source.labels[:1500].astype("u1"))
+    code, value = call(capsys, "quantize", bundle_copy, "--data", few, "--max-drop", 5)
+    assert code == 0
+    assert value["passed"]
+    assert value["keep_float"] == []
+    assert value["proof"]["outcome"] == "pass"
+    code, ranked = call(capsys, "sensitivity", bundle_copy, "--data", few)
+    assert code == 0
+    kls = [layer["kl"] for layer in ranked["layers"]]
+    assert kls == sorted(kls, reverse=True)
+    assert (bundle_copy / "reports" / "sensitivity.svg").read_text().startswith("<?xml")

@@ -66,7 +66,8 @@ def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
     model = load_graph(path)
     bare = onnx.load(path, load_external_data=False)
     hashes = {"onnx": sha256_file(path)}
-    for tensor in bare.graph.initializer:
+    attributes = (a.t for n in bare.graph.node for a in n.attribute)
+    for tensor in (*bare.graph.initializer, *attributes):
         for item in tensor.external_data:
             if item.key == "location" and f"onnx:{item.value}" not in hashes:
                 hashes[f"onnx:{item.value}"] = sha256_file(path.parent / item.value)
@@ -103,20 +104,23 @@ def _refuse_unsupported(model: ModelProto, path: Path) -> None:
         raise GraphError(
             f"{path} has no convolution", hint="only convolutional image classifiers are supported"
         )
-    opset = opset_of(model)
+    index, opset = GraphIndex(model.graph), opset_of(model)
     for node in model.graph.node:
-        if node.op_type == "BatchNormalization" and _is_training(node, opset):
+        if _is_training(node, index, opset):
             raise GraphError(
-                f"{path} was exported in training mode ({node.name or node.output[0]} computes "
-                "batch statistics)",
+                f"{path} was exported in training mode: {node.op_type} "
+                f"{node.name or node.output[0]} does not do what it does at inference",
                 hint="export it in evaluation mode: model.eval()",
             )
     _refuse_other_types(model.graph, path)
 
 
-def _is_training(node: NodeProto, opset: int) -> bool:
-    trains = bool(attribute(node, "training_mode", 0))
-    return trains if opset >= 14 else any(node.output[1:])
+def _is_training(node: NodeProto, index: GraphIndex, opset: int) -> bool:
+    if node.op_type == "Dropout" and len(node.input) > 2:
+        return bool(index.constant(node.input[2]))
+    if node.op_type != "BatchNormalization":
+        return False
+    return bool(attribute(node, "training_mode", 0)) or (opset < 14 and any(node.output[1:]))
 
 
 def _refuse_other_types(graph: GraphProto, path: Path) -> None:

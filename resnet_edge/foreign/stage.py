@@ -9,9 +9,9 @@ from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Bundle, ModelInfo, Record
 from resnet_edge.data import open_images
 from resnet_edge.errors import ConfigError, ExportError
-from resnet_edge.foreign import image_input, read_foreign
-from resnet_edge.foreign_session import ForeignSession, class_output
-from resnet_edge.foreign_spec import choose_image_spec, recorded_image_spec, recorded_labels
+from resnet_edge.foreign.model import image_input, read_foreign
+from resnet_edge.foreign.session import ForeignSession, class_output
+from resnet_edge.foreign.spec import choose_image_spec, recorded_image_spec, recorded_labels
 from resnet_edge.normalize.classifier import normalize
 from resnet_edge.parity import (
     Parity,
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.data import ImageSource
-    from resnet_edge.foreign import ImageInput
-    from resnet_edge.foreign_session import ClassOutput
+    from resnet_edge.foreign.model import ImageInput
+    from resnet_edge.foreign.session import ClassOutput
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.normalize.classifier import Normalized
     from resnet_edge.progress import Progress

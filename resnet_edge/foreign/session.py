@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from resnet_edge.foreign import ImageInput
+    from resnet_edge.foreign.model import ImageInput
     from resnet_edge.imaging import ImageSpec
 
 __all__ = ["ClassOutput", "ForeignSession", "class_output", "expose"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.foreign import ImageInput
+    from resnet_edge.foreign.model import ImageInput
 
 __all__ = ["choose_image_spec", "default_image_spec", "recorded_image_spec", "recorded_labels"]
 

@@ -1,0 +1,1 @@
+"""ONNX classifiers made by someone else, brought into a bundle."""
