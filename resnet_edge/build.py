@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from resnet_edge.artifacts import read_json, sha256_file, write_bytes, write_json
 from resnet_edge.bundle import Record
 from resnet_edge.errors import BundleError, ConfigError, EngineMismatchError
+from resnet_edge.graph import load_graph
 from resnet_edge.progress import SILENT
-from resnet_edge.quantize.stage import quantize
+from resnet_edge.quantize.stage import quantize, stored_plan
+from resnet_edge.reference import MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +118,7 @@ def build(
     """
     _refuse_impossible(target, config)
     graph, name = _plan_names(target, config)
-    source = quantize(bundle, graph)
+    source = quantize(bundle, graph, keep_float=_kept_in_float(bundle, target, config))
     runtime = _runtime_version(target)
     record = Record(
         stage="build",
@@ -220,6 +222,19 @@ def _plan_names(target: Target, config: BuildConfig) -> tuple[Graph, str]:
     if config.rest == "fp16":
         return "int8-fp16", f"{folder}/model.int8.engine"
     return "int8", f"{folder}/model.int8-fp32.engine"
+
+
+def _kept_in_float(bundle: Bundle, target: Target, config: BuildConfig) -> list[str] | None:
+    """Leave fully connected layers in float where the engine only ever sees one image.
+
+    TensorRT has no INT8 kernel for a matrix times a vector; quantized, the layer would only gain
+    conversions (ModelOpt leaves it out for the same reason).
+    """
+    if config.precision != "int8" or target.backend == "onnxruntime" or config.profile[2] > 1:
+        return None
+    model = load_graph(bundle.artifact(MODEL))
+    dense = [node.name for node in model.graph.node if node.op_type == "Gemm"]
+    return [*stored_plan(bundle), *dense]
 
 
 def _rest(target: Target, config: BuildConfig) -> str:

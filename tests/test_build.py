@@ -155,3 +155,16 @@ def test_a_sidecar_with_other_keys_is_refused(bundle: Bundle) -> None:
     result.sidecar_file.write_text(json.dumps(value))
     with pytest.raises(EngineMismatchError, match="not an engine's sidecar"):
         read_sidecar(result.engine)
+
+
+def test_a_batch_of_one_leaves_the_classifier_in_float(bundle: Bundle) -> None:
+    require("tensorrt_rtx")
+    from resnet_edge.graph import load_graph
+
+    def classifier_input(profile: tuple[int, int, int]) -> str:
+        result = build(bundle, RTX, BuildConfig("int8", profile=profile))
+        nodes = {n.name: n for n in load_graph(bundle.path / result.sidecar.onnx).graph.node}
+        return str(nodes["fc"].input[1])
+
+    assert "dequantized" in classifier_input((1, 8, 32))
+    assert "dequantized" not in classifier_input((1, 1, 1))

@@ -41,15 +41,18 @@ class OnnxRuntimeSession(Session):
     Args:
         model: A file, or a model in memory.
         threads: Intra-op threads; 0 lets ONNX Runtime take all cores.
-        exact: Keep the graph as written instead of optimising it. Collecting activations and
-            checking numerics need that; speed does not.
+        exact: Keep the graph as written instead of optimising it. Checking numerics needs that;
+            speed does not.
+        gpu: Use the CUDA provider where this ONNX Runtime has one.
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
         GraphError: It refuses the model.
     """
 
-    def __init__(self, model: Path | ModelProto, *, threads: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self, model: Path | ModelProto, *, threads: int = 0, exact: bool = False, gpu: bool = False
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -65,7 +68,7 @@ class OnnxRuntimeSession(Session):
         source = str(model) if isinstance(model, PathLike) else model.SerializeToString()
         try:
             self._session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
+                source, options, providers=_providers(onnxruntime, gpu=gpu)
             )
         except Exception as error:  # its exception classes are private
             name = str(model) if isinstance(model, PathLike) else "the model"
@@ -86,6 +89,14 @@ class OnnxRuntimeSession(Session):
     def close(self) -> None:
         """Drop the session."""
         del self._session
+
+
+def _providers(onnxruntime: Any, *, gpu: bool) -> list[str]:
+    wanted = ["CUDAExecutionProvider"] if gpu else []
+    return [
+        *(p for p in wanted if p in onnxruntime.get_available_providers()),
+        "CPUExecutionProvider",
+    ]
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resnet_edge.arrays import NetworkInputs
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import CalibrationResult
+    from resnet_edge.calibrate.table import RangesTable
     from resnet_edge.data import ImageSource
     from resnet_edge.recipes import Recipe
 
@@ -70,6 +71,7 @@ def calibrate(
             "random": result.table.random,
             "skipped": result.table.skipped,
             "tensors": {name: r.amax for name, r in result.table.tensors.items()},
+            "trials": [dict(trial) for trial in result.table.trials],
             "warnings": list(result.table.suspicions),
             "cached": result.cached,
         },
@@ -105,9 +107,32 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
         values = (found.minimum, found.maximum, *found.estimates.values(), found.amax / 127)
         grid.add_row(name, *[f"{value:.4g}" for value in values])
     console.print(grid)
+    if table.trials:
+        _render_trials(console, table)
     for suspicion in table.suspicions:
         console.print(f"warning: {suspicion}")
     console.print(f"{bundle}" + (" (unchanged)" if result.cached else ""))
+
+
+def _render_trials(console: Console, table: RangesTable) -> None:
+    from rich.table import Table
+
+    grid = Table(title="bake-off, scored on held-out images against the float model")
+    for heading in ("", "equalized", "estimator", "bias correction"):
+        grid.add_column(heading)
+    for heading in ("agreement %", "KL, nats"):
+        grid.add_column(heading, justify="right")
+    for trial in table.trials:
+        grid.add_row(
+            "chosen" if trial["chosen"] else "",
+            "yes" if trial["equalized"] else "no",
+            trial["method"],
+            "yes" if trial["bias_corrected"] else "no",
+            f"{trial['agreement']:.2f}",
+            f"{trial['kl']:.2g}",
+            style="green" if trial["chosen"] else None,
+        )
+    console.print(grid)
 
 
 def recipes(json: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False) -> None:
