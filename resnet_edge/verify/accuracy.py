@@ -74,6 +74,8 @@ class AccuracyResult:
         drop_upper95: One-sided 95 % upper limit of the drop. Without labels it is the limit of
             the share of images on which the two disagree, which bounds any drop.
         agreement: Images on which both predict the same class, in percent.
+        lost: Images only the reference gets right; without labels, those with another class.
+        won: Images only the candidate gets right.
         mcnemar_p: p-value of McNemar's exact test; None without labels.
         mean_kl: Mean KL divergence of the softmax, in nats.
         max_drop: The gate, in points.
@@ -93,6 +95,8 @@ class AccuracyResult:
     drop_ci95: tuple[float, float] | None
     drop_upper95: float
     agreement: float
+    lost: int
+    won: int
     mcnemar_p: float | None
     mean_kl: float
     max_drop: float
@@ -117,6 +121,8 @@ class AccuracyResult:
             "drop_ci95": None if self.drop_ci95 is None else list(self.drop_ci95),
             "drop_upper95": self.drop_upper95,
             "agreement": self.agreement,
+            "lost": self.lost,
+            "won": self.won,
             "mcnemar_p": self.mcnemar_p,
             "mean_kl": self.mean_kl,
             "max_drop": self.max_drop,
@@ -217,6 +223,8 @@ def _compare(
         drop_ci95=None if labels is None else (two_sided[0], two_sided[1]),
         drop_upper95=100 * drop_limit(counts, Z_ONE_SIDED_95, upper=True),
         agreement=100 * same / n,
+        lost=int(counts.lost),
+        won=int(counts.won),
         mcnemar_p=None if labels is None else mcnemar(counts),
         mean_kl=mean_kl(reference, logits),
         max_drop=max_drop,

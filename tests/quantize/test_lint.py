@@ -435,7 +435,11 @@ CASES = {
         lambda: sound(opset=22), {"opset-label", "opset-new"}, "int8", {"opset-label"}
     ),
     "an operator that changed in opset 18": Case(
-        lambda: model([*pair("x", "xd"), node("ReduceMax", ["xd"], "y", name="op")], opset=18),
+        lambda: model(
+            [*pair("x", "xd"), node("ReduceMax", ["xd", "axes"], "y", name="op")],
+            {"axes": np.array([1], np.int64)},
+            opset=18,
+        ),
         {"opset-operator"}, "builds",
     ),
     "dynamic height and width": Case(
