@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -78,7 +79,10 @@ def run_peer(tool: str, model: Path, data: Path, out: Path, limit_gb: float = 10
     if not PEER_PYTHON.exists():
         return {"error": f"not installed: {INSTALL}"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    command = [PEER_PYTHON, "benchmarks/peer_worker.py", tool, model, data, out]
+    given = CACHE / "peer-input" / "model.onnx"  # a copy: ModelOpt writes into the input's folder
+    given.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model, given)
+    command = [PEER_PYTHON, "benchmarks/peer_worker.py", tool, given, data, out]
     return run_child([str(part) for part in command], limit_gb)
 
 
