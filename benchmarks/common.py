@@ -79,7 +79,7 @@ def run_peer(tool: str, model: Path, data: Path, out: Path, limit_gb: float = 10
     if not PEER_PYTHON.exists():
         return {"error": f"not installed: {INSTALL}"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    given = CACHE / "peer-input" / "model.onnx"  # a copy: ModelOpt writes into the input's folder
+    given = CACHE / "peer-input" / "model.onnx"  # a copy, so that no tool can change ours
     given.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(model, given)
     command = [PEER_PYTHON, "benchmarks/peer_worker.py", tool, given, data, out]

@@ -41,7 +41,7 @@ def main() -> None:
             result = run_child(
                 [sys.executable, "benchmarks/our_worker.py", what, str(bundle.path), str(images)]
             )
-            first = first or result["seconds"]
+            first = first or result.get("seconds")
             rows.append([str(count), label, *cells(result, first)])
         for tool in options.peers:
             result = run_peer(tool, bundle.file("model.onnx"), inputs, CACHE / f"{tool}.onnx")
