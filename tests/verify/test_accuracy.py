@@ -86,6 +86,16 @@ def test_without_images_the_golden_ones_are_too_few(bundle: Bundle) -> None:
     assert result.outcome == "inconclusive"
 
 
+def test_golden_images_of_an_imported_model_do_not_claim_pytorch(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    from resnet_edge.foreign.stage import import_onnx
+
+    imported = import_onnx(bundle.path / "model.onnx", tmp_path / "imported").bundle
+    assert verify(imported, find_candidate(imported), None).source == "onnx"
+    assert verify(bundle, find_candidate(bundle), None).source == "pytorch"
+
+
 def test_images_used_for_calibration_are_refused(bundle: Bundle, shipped_images: Path) -> None:
     with pytest.raises(DataError, match="used for calibration"):
         verify(bundle, find_candidate(bundle), open_images(shipped_images / "calibration"))
