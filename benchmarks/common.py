@@ -1,40 +1,59 @@
-"""What the benchmarks share: models, data, peers as subprocesses, tables."""
+"""What the benchmarks share: options, models and data made once, and the report."""
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
+import io
 import json
-import shutil
-import subprocess
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.bench.machine import describe_machine
 from resnet_edge.bundle import Bundle
-from resnet_edge.export import export
-from resnet_edge.imaging import ImageSpec
-from resnet_edge.models.zoo import create
 
-CACHE = Path(".cache/bench")
-PEER_PYTHON = Path(".cache/peers/bin/python")
-INSTALL = (
-    "python3 -m venv .cache/peers && .cache/peers/bin/pip install -r benchmarks/peers.txt && "
-    ".cache/peers/bin/pip install --no-deps nvidia-modelopt==0.47.0"
-)
+PACKAGES = ("resnet-edge", "numpy", "onnx", "onnxruntime", "torch")
+_QUIET = 0.5  # load average above which a run on this machine deserves a warning
 
 
-def imagenet_bundle(name: str) -> Bundle:
-    """Export a zoo network at 224 with random weights and random batch-norm statistics, once."""
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--quick", action="store_true", help="little data, only to see it work")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write every measured value")
+    made.add_argument(
+        "--markdown", type=Path, metavar="FILE",
+        help="write the table as this benchmark's section of FILE; other sections stay",
+    )  # fmt: skip
+    made.add_argument(
+        "--peer-python", type=Path, metavar="PYTHON", default=Path(".cache/peers/bin/python"),
+        help="interpreter that has the peers (default %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--cache", type=Path, metavar="DIR", default=Path(".cache/bench"),
+        help="models and data made once (default %(default)s); two runs at a time need one each",
+    )  # fmt: skip
+    return made
+
+
+def random_checkpoint(name: str, cache: Path) -> Path:
+    """Write a zoo network with random weights and random batch-norm parameters, once."""
     import torch
 
-    folder = CACHE / name
-    checkpoint = CACHE / f"{name}.pt"
-    if not checkpoint.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
+    from resnet_edge.models.zoo import create
+
+    path = cache / f"{name}.pt"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
         model = create(name)
         with torch.no_grad():
@@ -42,93 +61,144 @@ def imagenet_bundle(name: str) -> Bundle:
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.bias.normal_(0, 0.1)
                     module.weight.uniform_(0.3, 0.9)
-        torch.save(model.state_dict(), checkpoint)
-    return export(checkpoint, folder).bundle
+        torch.save(model.state_dict(), path)
+    return path
 
 
-def photos(count: int, size: int = 224) -> Path:
-    """Make smooth random colour images, uint8 N x H x W x 3, once; return the .npy file."""
-    path = CACHE / f"images-{count}.npy"
+def random_bundle(name: str, cache: Path) -> Bundle:
+    """Export a zoo network at 224 with random weights, once."""
+    from resnet_edge.export import export
+
+    return export(random_checkpoint(name, cache), cache / name).bundle
+
+
+def photos(count: int, cache: Path, size: int = 224) -> Path:
+    """Return an .npy file of decoded JPEG pictures, uint8 N x size x size x 3, made once.
+
+    The pictures are coloured noise with as much contrast in every octave as photographs have;
+    the first n of any two files are the same.
+    """
+    path = cache / f"photos-{count}.npy"
     if not path.exists():
-        from PIL import Image
+        cache.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.stack([_photo(index, size) for index in range(count)]))
+    return path
 
-        CACHE.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(0)
-        pixels = [
-            np.asarray(
-                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
-                    (size, size), Image.Resampling.BICUBIC
-                )
-            )
-            for _ in range(count)
+
+def _photo(index: int, size: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    rng = np.random.default_rng((0, index))
+    total, side, weight = np.zeros((size, size, 3), np.float32), 2, 1.0
+    while side < size:
+        noise = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        octave = noise.resize((size, size), Image.Resampling.BICUBIC)
+        total += weight * (np.asarray(octave, np.float32) - 127.5)
+        side, weight = 2 * side, weight / 2
+    total = total * rng.uniform(0.5, 1.2) + rng.uniform(80, 170)
+    stream = io.BytesIO()
+    Image.fromarray(total.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return np.asarray(Image.open(stream), np.uint8)
+
+
+@dataclass
+class Report:
+    """The result of one benchmark.
+
+    Attributes:
+        title: Heading.
+        protocol: How it was measured, a few sentences.
+        headings: Of the table's columns.
+        rows: Formatted cells.
+        values: What was measured, one dictionary per row.
+        notes: Lines below the table: ratios against the bars, tools that were skipped.
+        versions: Of the peers; ours are added.
+    """
+
+    title: str
+    protocol: str
+    headings: Sequence[str]
+    rows: list[list[str]] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, options: argparse.Namespace, machine: dict[str, Any]) -> None:
+        """Print the table; write the files that were asked for.
+
+        Args:
+            options: Of `parser`.
+            machine: Of `start`, from before the measurements.
+        """
+        command = "python " + shlex.join(sys.argv)
+        text = self._markdown(command, machine, quick=options.quick)
+        print(text)
+        if options.markdown is not None:
+            _replace_section(options.markdown, Path(sys.argv[0]).stem, text)
+        if options.json is not None:
+            value = {
+                "title": self.title, "command": command, "quick": options.quick,
+                "machine": machine, "versions": self._all_versions(), "protocol": self.protocol,
+                "rows": self.values, "notes": self.notes,
+            }  # fmt: skip
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+    def _all_versions(self) -> dict[str, dict[str, str]]:
+        ours = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return {"ours": ours, "peers": dict(self.versions)}
+
+    def _markdown(self, command: str, machine: dict[str, Any], *, quick: bool) -> str:
+        versions = self._all_versions()
+        listed = ["; ".join(f"{k} {v}" for k, v in part.items()) for part in versions.values()]
+        lines = [
+            f"## {self.title}",
+            "",
+            ("**Quick run: it shows that it works, its figures mean nothing.** " if quick else "")
+            + self.protocol,
+            "",
+            f"`{command}`",
+            "",
+            f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {machine['memory_gb']} GB, "
+            f"{machine['system']}, load {machine['load_average_1min']} at the start · "
+            f"{machine['date']}",
+            "",
+            f"Ours: {listed[0]}. Peers: {listed[1] or 'none'}.",
+            "",
+            "| " + " | ".join(self.headings) + " |",
+            "|" + "---|" * len(self.headings),
+            *["| " + " | ".join(row) + " |" for row in self.rows],
+            "",
+            *[f"- {note}" for note in self.notes],
         ]
-        np.save(path, np.stack(pixels))
-    return path
+        return "\n".join(lines).rstrip() + "\n"
 
 
-def network_inputs(pixels: np.ndarray[Any, Any], spec: ImageSpec, path: Path) -> Path:
-    """Write preprocessed float32 inputs for the peers, once."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, spec.to_input(pixels))
-    return path
+def start() -> dict[str, Any]:
+    """Describe the machine before anything runs on it, and warn if it is busy."""
+    machine: dict[str, Any] = describe_machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine |= {"memory_gb": round(memory / 1e9), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    if machine["load_average_1min"] > _QUIET:
+        say(f"this machine is busy (load {machine['load_average_1min']}); timings will be noisy")
+    return machine
 
 
-def run_peer(tool: str, model: Path, data: Path, out: Path, limit_gb: float = 10) -> dict[str, Any]:
-    """Quantize with a peer in its own process; stop it when it passes the memory limit."""
-    if not PEER_PYTHON.exists():
-        return {"error": f"not installed: {INSTALL}"}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    given = CACHE / "peer-input" / "model.onnx"  # a copy, so that no tool can change ours
-    given.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(model, given)
-    command = [PEER_PYTHON, "benchmarks/peer_worker.py", tool, given, data, out]
-    return run_child([str(part) for part in command], limit_gb)
+def say(message: str) -> None:
+    """Print progress where it does not mix with the table."""
+    print(message, file=sys.stderr, flush=True)
 
 
-def run_child(command: Sequence[str], limit_gb: float = 10) -> dict[str, Any]:
-    """Run a command that prints a RESULT line, watching its resident memory."""
-    log = CACHE / "child.log"
-    with log.open("w+") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, text=True)
-        while process.poll() is None:
-            time.sleep(0.2)
-            try:
-                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            except (OSError, IndexError):
-                break
-            if pages * 4096 > limit_gb * 1e9:
-                process.kill()
-                process.wait()
-                return {"error": f"stopped at {limit_gb:.0f} GB"}
-        process.wait()
-        stream.seek(0)
-        lines = stream.read().splitlines()
-    for line in lines:
-        if line.startswith("RESULT "):
-            return dict(json.loads(line.removeprefix("RESULT ")))
-    return {"error": " / ".join(lines[-2:])[-200:] or f"exit code {process.returncode}"}
-
-
-def write_report(
-    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], notes: str, out: Path | None
-) -> None:
-    """Print a table as Markdown and, on request, write it with its protocol."""
-    machine = describe_machine()
-    lines = [
-        f"## {title}",
-        "",
-        notes,
-        "",
-        f"`python {' '.join(sys.argv)}` · {machine['cpu']}, {machine['usable_cpus']} CPUs, "
-        f"{machine['system']} · {machine['date']}",
-        "",
-        "| " + " | ".join(headings) + " |",
-        "|" + "---|" * len(headings),
-        *["| " + " | ".join(row) + " |" for row in rows],
-        "",
-    ]
-    print("\n".join(lines))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("\n".join(lines), encoding="utf-8")
+def _replace_section(path: Path, name: str, text: str) -> None:
+    """Put a benchmark's section into a file, in place of its earlier one or at the end."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    head = "# INT8: measured side by side\n\nWritten by the scripts in `benchmarks/`.\n"
+    old = path.read_text(encoding="utf-8") if path.exists() else head
+    section = f"{begin}\n\n{text}\n{end}\n"
+    before, found, rest = old.partition(begin)
+    if found and end in rest:
+        new = before + section.rstrip("\n") + rest.partition(end)[2]
+    else:
+        new = old.rstrip("\n") + "\n\n" + section
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(new, encoding="utf-8")

@@ -1,6 +1,9 @@
-"""Run by our Python: calibrate once, alone in a process, and report time and memory.
+"""Run by our Python: calibrate a bundle once, alone in a process, and say what it took.
 
-python benchmarks/our_worker.py engine|every|auto BUNDLE IMAGES.npy
+    .venv/bin/python benchmarks/our_worker.py JOB       (JSON, see `main`)
+
+The counterpart of `peer_worker`: the same images, the same clock, a quantized graph at the end.
+Nothing is cached: the stage, which would skip what is fresh, is not used.
 """
 
 from __future__ import annotations
@@ -8,52 +11,87 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from resnet_edge import __version__
+import numpy as np
+import onnx
+import onnxruntime  # noqa: F401  (timed as an import, as for the peers)
+from peer_worker import peak_mb, since_start
+
 from resnet_edge.arrays import ArrayImages
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle import Bundle
-from resnet_edge.calibrate.auto import bake_off, split, tables_of
+from resnet_edge.calibrate.auto import SAFE, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import collect
-from resnet_edge.data import open_images
-from resnet_edge.graph import load_graph
+from resnet_edge.calibrate.stage import CHOOSE
+from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.graph import load_graph, save_graph
+from resnet_edge.imaging import ImageSpec
 from resnet_edge.quantize.placement import place
+from resnet_edge.quantize.qdq import engine_graph
+
+PERCENT = 99.99
+Calibrated = tuple[onnx.ModelProto, RangesTable]
 
 
-def peak_mb() -> float:
-    """Return the peak resident memory of this process in MB.
+def engine(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibrated:
+    """Collect the TensorRT graph's points; estimate with all five estimators."""
+    points = place(model.graph).engine_points
+    collected = collect(model, points, images, spec, indices=range(len(images)))
+    return model, tables_of(collected.histograms, PERCENT)[SAFE]
 
-    From VmHWM: ru_maxrss starts at the memory of the process that forked this one.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+def every(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibrated:
+    """Do what the recipe mse does: the points of the TensorRT graph and of the CPU twin."""
+    points = place(model.graph).tensors
+    collected = collect(model, points, images, spec, indices=range(len(images)))
+    return model, tables_of(collected.histograms, PERCENT)[SAFE]
+
+
+def auto(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibrated:
+    """Do what the recipe auto does, keeping some of the images to choose on."""
+    keys = [images.key(i) for i in range(len(images))]
+    calibrate_on, choose_on = split(keys, len(images), CHOOSE)
+    found = bake_off(model, images, spec, calibrate_on=calibrate_on, choose_on=choose_on)
+    return found.model, found.table
+
+
+def forward(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> None:
+    """Only run the float model, in batches of 8: what no calibration can be faster than."""
+    with OnnxRuntimeSession(model) as session:
+        name = session.inputs[0].name
+        for start in range(0, len(images), 8):
+            session.run({name: spec.to_input(images.pixels[start : start + 8])})
+
+
+TOOLS: dict[str, Callable[[onnx.ModelProto, ArrayImages, ImageSpec], Calibrated | None]] = {
+    "engine": engine,
+    "every": every,
+    "auto": auto,
+    "forward": forward,
+}
 
 
 def main() -> None:
-    """Measure."""
-    import onnxruntime  # imports are not counted, as for the peers
-
-    what, bundle, source = (
-        sys.argv[1],
-        Bundle.open(Path(sys.argv[2])),
-        open_images(Path(sys.argv[3])),
-    )
-    assert isinstance(source, ArrayImages)
+    """Do one job: ``tool``, ``bundle``, ``data`` (uint8 .npy), ``count``, ``out``."""
+    job = json.loads(sys.argv[1])
+    imported, imported_mb, began = since_start(), peak_mb(), time.perf_counter()
+    data, bundle = Path(job["data"]), Bundle.open(Path(job["bundle"]))
+    images = ArrayImages(data, np.load(data, mmap_mode="r")[: job["count"]])
     model, spec = load_graph(bundle.artifact("model.onnx")), bundle.model.image_spec
-    placement = place(model.graph)
-    started = time.perf_counter()
-    if what == "auto":
-        calibrate_on, choose_on = split(
-            [source.key(i) for i in range(len(source))], len(source), 32
-        )
-        bake_off(model, source, spec, calibrate_on=calibrate_on, choose_on=choose_on)
-    else:
-        points = placement.engine_points if what == "engine" else placement.tensors
-        collected = collect(model, points, source, spec, indices=range(len(source)))
-        tables_of(collected.histograms, 99.99)
-    seconds = time.perf_counter() - started
-    versions = {"resnet-edge": __version__, "onnxruntime": onnxruntime.__version__}
-    print("RESULT " + json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "versions": versions}))
+    calibrating = time.perf_counter()
+    found = TOOLS[job["tool"]](model, images, spec)
+    calibrated = time.perf_counter() - calibrating
+    if found is not None:
+        placement = place(found[0].graph)
+        graph = engine_graph(found[0], placement, found[1], int8_weights=False)
+        save_graph(graph, Path(job["out"]))
+    result = {
+        "seconds": time.perf_counter() - began, "calibrate_seconds": calibrated,
+        "peak_mb": peak_mb(), "import_seconds": imported, "import_mb": imported_mb,
+    }  # fmt: skip
+    print("RESULT " + json.dumps(result))
 
 
 if __name__ == "__main__":
