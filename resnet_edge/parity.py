@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,8 @@ def save_model(
         details: What is worth knowing about it.
         tools: Modules that took part besides ONNX and ONNX Runtime.
     """
-    versions = {name: _module(name).__version__ for name in (*tools, "onnxruntime", "onnx")}
+    modules = [importlib.import_module(name) for name in (*tools, "onnxruntime", "onnx")]
+    versions = {module.__name__: module.__version__ for module in modules}
     save_graph(model, bundle.file(MODEL))
     record = replace(record, tools=versions)
     located = {**details, "data": str(source.path.resolve())}
@@ -201,9 +203,3 @@ def store_logits(
         ),
     )
     return evaluated
-
-
-def _module(name: str) -> Any:
-    import importlib
-
-    return importlib.import_module(name)

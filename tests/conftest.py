@@ -81,7 +81,12 @@ def tiny_resnet() -> ResNet:
     config = ResNetConfig(
         "basic", (1, 1), (2, 4), "small", shortcut="B", in_channels=1, num_classes=2
     )
-    model = ResNet(config)
+    return stir_batch_norms(ResNet(config)).eval()
+
+
+def stir_batch_norms(model: ResNet) -> ResNet:
+    """Give every batch norm random statistics and weights, so that folding it does something."""
+    torch = require("torch")
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -89,7 +94,7 @@ def tiny_resnet() -> ResNet:
                 module.running_var.uniform_(0.5, 2.0)
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_()
-    return model.eval()
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from resnet_edge.models.resnet import ResNet, ResNetConfig
-from tests.conftest import onnx_model, require
+from tests.conftest import onnx_model, require, stir_batch_norms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,15 +36,7 @@ def tiny_network(kind: str = "basic", channels: int = 3) -> ResNet:
         "imagenet" if kind == "bottleneck" else "small",
         shortcut="A" if kind == "option-a" else "B", in_channels=channels, num_classes=CLASSES,
     )  # fmt: skip
-    model = ResNet(config)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2.0)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_()
-    return model.eval()
+    return stir_batch_norms(ResNet(config)).eval()
 
 
 def legacy_export(model: Any, opset: int, *, batch: int = 1, **options: Any) -> ModelProto:

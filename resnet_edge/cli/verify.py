@@ -69,13 +69,13 @@ def _default_images(bundle: Bundle) -> ImageSource | None:
     from resnet_edge.resources import IMAGES, find
 
     recorded = bundle.entry(MODEL)["details"].get("data")
-    shipped = open_images(find(f"{IMAGES}/test"))
-    info = bundle.model
+    folder, info = find(f"{IMAGES}/test"), bundle.model
+    if recorded and Path(recorded).is_dir() and Path(recorded) != folder.resolve():
+        return open_images(Path(recorded))
+    shipped = open_images(folder)
     fits = info.labels == shipped.class_names or (
         info.labels is None and info.num_classes == 10 and info.image_spec.channels == 1
     )
-    if recorded and Path(recorded).is_dir() and Path(recorded) != shipped.path.resolve():
-        return open_images(Path(recorded))
     return shipped if fits else None
 
 
@@ -83,8 +83,9 @@ def _render(console: Console, result: AccuracyResult, report: dict[str, object])
     from rich.table import Table
 
     grid = Table(title=f"{result.n} images of {report['data']}")
-    for heading, justify in (("", "left"), ("top-1 %", "right"), ("top-5 %", "right")):
-        grid.add_column(heading, justify="right" if justify == "right" else "left")
+    grid.add_column("")
+    for heading in ("top-1 %", "top-5 %"):
+        grid.add_column(heading, justify="right")
     rows = (
         (f"reference ({result.source} fp32)", result.reference),
         (f"candidate ({result.backend} {result.precision})", result.candidate),

@@ -212,38 +212,18 @@ class _Writer:
         """Add Q and DQ behind a tensor; return the dequantized tensor's name."""
         from onnx import helper
 
-        names = self._parameters(tensor, pair)
-        quantized, dequantized = f"{tensor}_quantized", f"{tensor}{_DQ}"
-        self.nodes += [
+        names, quantized = self._parameters(tensor, pair), f"{tensor}_quantized"
+        self.nodes.append(
             helper.make_node(
                 "QuantizeLinear", [tensor, *names], [quantized], name=f"{tensor}/Q", **_axis(pair)
-            ),
-            helper.make_node(
-                "DequantizeLinear",
-                [quantized, *names],
-                [dequantized],
-                name=f"{tensor}/DQ",
-                **_axis(pair),
-            ),
-        ]
-        return dequantized
+            )
+        )
+        return self._dequantize(tensor, quantized, names, pair)
 
     def dequantize(self, tensor: str, values: NDArray[Any], pair: _Pair) -> str:
         """Add stored integers with a DQ; return the dequantized tensor's name."""
-        from onnx import helper
-
         stored = self.add(f"{tensor}_quantized", values)
-        names, dequantized = self._parameters(tensor, pair), f"{tensor}{_DQ}"
-        self.nodes.append(
-            helper.make_node(
-                "DequantizeLinear",
-                [stored, *names],
-                [dequantized],
-                name=f"{tensor}/DQ",
-                **_axis(pair),
-            )
-        )
-        return dequantized
+        return self._dequantize(tensor, stored, self._parameters(tensor, pair), pair)
 
     def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any]) -> None:
         """Store a layer's weights as int8 and its bias as int32 of scale input x weight."""
@@ -278,6 +258,21 @@ class _Writer:
         if self.dtype == np.float16 and opset_of(self.model) < _FP16_SCALES_SINCE:
             set_opset(self.model, _FP16_SCALES_SINCE, ir_version=9)
         return self.model
+
+    def _dequantize(self, tensor: str, quantized: str, names: list[str], pair: _Pair) -> str:
+        from onnx import helper
+
+        dequantized = f"{tensor}{_DQ}"
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [quantized, *names],
+                [dequantized],
+                name=f"{tensor}/DQ",
+                **_axis(pair),
+            )
+        )
+        return dequantized
 
     def _parameters(self, tensor: str, pair: _Pair) -> list[str]:
         return [

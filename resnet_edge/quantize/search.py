@@ -9,7 +9,13 @@ from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import run_graph
-from resnet_edge.verify.statistics import Z_ONE_SIDED_95, Paired, drop_limit, gate, needed_images
+from resnet_edge.verify.statistics import (
+    Z_ONE_SIDED_95,
+    count_pairs,
+    drop_limit,
+    gate,
+    needed_images,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +179,8 @@ def compare(
         logits = run_graph(graph, images.inputs, exact=True)
     else:
         logits = images.logits  # nothing is quantized
-    counts = _count(images, logits, budget.metric)
+    labels = None if budget.metric == "agreement" else images.labels
+    counts = count_pairs(images.logits, logits, labels)
     limit = budget.max_drop / 100
     outcome = gate(counts, limit)
     return Comparison(
@@ -183,11 +190,3 @@ def compare(
         outcome=outcome,
         needed_n=needed_images(counts, limit) if outcome == "inconclusive" else None,
     )
-
-
-def _count(images: Labelled, logits: NDArray[np.float32], metric: Metric) -> Paired:
-    before, after = images.logits.argmax(1), logits.argmax(1)
-    if metric == "agreement" or images.labels is None:
-        return Paired(len(logits), int((before != after).sum()), 0)
-    right, still = before == images.labels, after == images.labels
-    return Paired(len(logits), int((right & ~still).sum()), int((~right & still).sum()))

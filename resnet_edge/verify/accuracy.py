@@ -17,7 +17,7 @@ from resnet_edge.reference import Evaluated, Golden, run_all
 from resnet_edge.verify.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
-    Paired,
+    count_pairs,
     drop_limit,
     gate,
     mcnemar,
@@ -201,16 +201,10 @@ def _compare(
     n = len(logits)
     same = int((reference.argmax(1) == logits.argmax(1)).sum())
     limit = max_drop / 100
-    if labels is None:
-        # Whatever the labels are, the drop cannot exceed the disagreement; nor does a
-        # disagreement prove a drop, so without labels the gate never fails, it only cannot pass.
-        counts = Paired(n, n - same, 0)
-        outcome = gate(counts, limit)
-        outcome = "inconclusive" if outcome == "fail" else outcome
-    else:
-        right, still = reference.argmax(1) == labels, logits.argmax(1) == labels
-        counts = Paired(n, int((right & ~still).sum()), int((~right & still).sum()))
-        outcome = gate(counts, limit)
+    counts = count_pairs(reference, logits, labels)
+    outcome = gate(counts, limit)
+    if labels is None and outcome == "fail":
+        outcome = "inconclusive"  # a disagreement does not prove a drop
     two_sided = [100 * drop_limit(counts, Z_TWO_SIDED_95, upper=up) for up in (False, True)]
     return AccuracyResult(
         n=n,

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["Outcome", "Paired", "drop_limit", "gate", "mcnemar", "needed_images"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Outcome", "Paired", "count_pairs", "drop_limit", "gate", "mcnemar", "needed_images"]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -40,6 +44,24 @@ class Paired:
     def drop(self) -> float:
         """Loss of accuracy as a fraction; negative for a gain."""
         return (self.lost - self.won) / self.n
+
+
+def count_pairs(
+    reference: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64] | None
+) -> Paired:
+    """Compare two models' predictions on the same images.
+
+    Args:
+        reference: Logits, N x classes.
+        logits: The candidate's, on the same images.
+        labels: Class indices. Without labels every image whose class changes counts as lost: the
+            drop cannot exceed the disagreement, whatever the labels are.
+    """
+    before, after = reference.argmax(1), logits.argmax(1)
+    if labels is None:
+        return Paired(len(logits), int((before != after).sum()), 0)
+    right, still = before == labels, after == labels
+    return Paired(len(logits), int((right & ~still).sum()), int((~right & still).sum()))
 
 
 def drop_limit(counts: Paired, z: float, *, upper: bool) -> float:
