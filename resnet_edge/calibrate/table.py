@@ -77,6 +77,11 @@ class RangesTable:
     trials: tuple[Mapping[str, Any], ...] = ()
 
     @property
+    def used(self) -> frozenset[str]:
+        """Every image the ranges depend on: calibrated on, or chosen on."""
+        return frozenset((*self.images, *self.chosen_on))
+
+    @property
     def random(self) -> int:
         """Number of random inputs the ranges come from, 0 if they come from images."""
         return int(self.recipe.get("random", 0))

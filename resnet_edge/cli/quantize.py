@@ -38,7 +38,11 @@ def quantize(
     ] = None,
     metric: Annotated[str, typer.Option(help="top1 or agreement.")] = "top1",
     keep_first_last: Annotated[
-        bool, typer.Option("--keep-first-last", help="Leave the first and last layer in float.")
+        bool,
+        typer.Option(
+            "--keep-first-last",
+            help="Leave the first and last layer in float, in every graph until recalibration.",
+        ),
     ] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -51,7 +55,7 @@ def quantize(
     from resnet_edge.data import open_images, resolve_labels
     from resnet_edge.quantize.budget import meet_budget
     from resnet_edge.quantize.search import Budget
-    from resnet_edge.quantize.stage import GRAPHS
+    from resnet_edge.quantize.stage import GRAPHS, load_table, store_plan
     from resnet_edge.recipes import load_recipe
 
     if graph not in GRAPHS:
@@ -73,7 +77,10 @@ def quantize(
         known = resolve_labels(images, class_names=info.labels, num_classes=info.num_classes)
         budget = Budget(max_drop, cast("Literal['top1', 'agreement']", metric))
         result = meet_budget(opened, images, known, budget, progress=out.progress)
-    report = _write_graph(opened, graph, _first_and_last(opened) if keep_first_last else None)
+    if keep_first_last:
+        load_table(opened)  # says how to calibrate if there are no ranges to plan for
+        store_plan(opened, {"keep_float": _first_and_last(opened)})
+    report = _write_graph(opened, graph)
     if result is not None:
         report |= result.to_json()
     out.result(report, lambda console: _render(console, report, result))
@@ -131,12 +138,12 @@ def _first_and_last(bundle: Bundle) -> list[str]:
     return [names[0], names[-1]]
 
 
-def _write_graph(bundle: Bundle, graph: str, keep_float: list[str] | None) -> dict[str, Any]:
+def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
     from resnet_edge.graph import load_graph, opset_of
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.quantize.stage import quantize as run_quantize
 
-    result = run_quantize(bundle, cast("Graph", graph), keep_float=keep_float)
+    result = run_quantize(bundle, cast("Graph", graph))
     model = load_graph(result.path)
     return {
         "model": str(result.path),

@@ -15,10 +15,10 @@ from resnet_edge.progress import SILENT
 from resnet_edge.quantize.score import HeldOut, Inputs, run_graph
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
-from resnet_edge.quantize.stage import PLAN, base_model, load_table
+from resnet_edge.quantize.stage import base_model, load_table, store_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def meet_budget(
             hint="pass --labels FILE, or --metric agreement",
         )
     model, table = base_model(bundle), load_table(bundle)
-    unused = _unused(source, {*table.images, *table.chosen_on})
+    unused = _unused(source, table.used)
     wanted = max(_MIN_CHOOSE, math.ceil(600 / max(budget.max_drop, 0.05)))
     count = min(wanted, len(unused) // 2)
     if count < 2:
@@ -117,15 +117,7 @@ def meet_budget(
     prove = _labelled(bundle, model, source, labels, prove_on)
     proof = compare(model, table, prove, budget, keep_float=found.keep_float)
     result = BudgetResult(budget, ranking, found, proof)
-    write_json(bundle.file(PLAN), result.to_json())
-    bundle.record(
-        PLAN,
-        Record(
-            stage="quantize",
-            config={"budget": dict(vars(budget))},
-            inputs={"ranges": bundle.sha256(TABLE)},
-        ),
-    )
+    store_plan(bundle, result.to_json())
     return result
 
 
@@ -138,7 +130,7 @@ def sensitivity(
         CalibrationError: The bundle has no calibration.
     """
     model, table = base_model(bundle), load_table(bundle)
-    unused = _unused(source, {*table.images})
+    unused = _unused(source, table.used)
     if not unused:
         raise DataError(f"all images of {source.path} were calibrated on", hint="pass other images")
     spec = bundle.model.image_spec
@@ -150,7 +142,7 @@ def sensitivity(
     return ranking
 
 
-def _unused(source: ImageSource, used: set[str]) -> list[int]:
+def _unused(source: ImageSource, used: Collection[str]) -> list[int]:
     """Return images that are not in ``used``, in the order of their content hash."""
     keys = {i: source.key(i) for i in range(len(source))}
     return sorted((i for i, key in keys.items() if key not in used), key=lambda i: keys[i])

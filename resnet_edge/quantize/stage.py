@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from resnet_edge.artifacts import read_json
+from resnet_edge.artifacts import read_json, write_json
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import BASE, TABLE
 from resnet_edge.calibrate.table import RangesTable
@@ -17,7 +17,7 @@ from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import engine_graph, twin_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from onnx import ModelProto
@@ -32,6 +32,7 @@ __all__ = [
     "base_model",
     "load_table",
     "quantize",
+    "store_plan",
     "stored_plan",
 ]
 
@@ -66,7 +67,7 @@ def quantize(
         graph: ``fp32`` the float model itself; ``fp16`` its cast; ``int8`` Q/DQ with FP32 rest,
             read by every TensorRT; ``int8-fp16`` Q/DQ with FP16 rest and stored int8 weights, for
             strongly typed builders; ``int8-cpu`` the CPU twin for ONNX Runtime.
-        keep_float: Layers that are not quantized; default what an accuracy budget left in float.
+        keep_float: Layers that are not quantized; default those of the stored plan.
 
     Raises:
         CalibrationError: INT8 is asked for and there are no ranges, or those of another model.
@@ -124,8 +125,20 @@ def base_model(bundle: Bundle) -> ModelProto:
     return load_graph(bundle.artifact(name))
 
 
+def store_plan(bundle: Bundle, plan: Mapping[str, Any]) -> None:
+    """Store which layers stay in float, for every later graph of the present calibration.
+
+    Args:
+        bundle: With a calibration.
+        plan: JSON values; ``keep_float`` holds the names.
+    """
+    write_json(bundle.file(PLAN), dict(plan))
+    inputs = {"ranges": bundle.sha256(TABLE)}
+    bundle.record(PLAN, Record(stage="quantize", inputs=inputs))
+
+
 def stored_plan(bundle: Bundle) -> tuple[str, ...]:
-    """Return the layers an accuracy budget left in float, for the present calibration.
+    """Return the layers that stay in float under the present calibration.
 
     Raises:
         BundleError: The stored plan is damaged.

@@ -232,7 +232,7 @@ def _compare(
 def _refuse_overlap(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> None:
     if TABLE not in bundle.names():
         return
-    used = set(RangesTable.load(bundle.artifact(TABLE)).images)
+    used = RangesTable.load(bundle.artifact(TABLE)).used
     overlap = sum(key in used for key in keys)
     if overlap:
         raise DataError(

@@ -170,6 +170,20 @@ def test_mistakes_are_explained_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_first_and_last_layer_stay_in_float_in_the_engine_too(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path
+) -> None:
+    from resnet_edge.graph import load_graph
+
+    assert call(capsys, "quantize", bundle_copy, "--keep-first-last")[0] == 0
+    code, _ = call(capsys, "build", bundle_copy, "--int8", "--target", "cpu")
+    assert code == 0
+    nodes = {n.name: n for n in load_graph(bundle_copy / "model.int8-cpu.onnx").graph.node}
+    quantized = {name for name, n in nodes.items() if len(n.input) > 1 and "deq" in n.input[1]}
+    assert not {"conv1", "fc"} & quantized
+    assert "layer1.0.conv1" in quantized
+
+
 def test_an_onnx_file_goes_through_the_same_commands(
     capsys: pytest.CaptureFixture[str],
     flow_bundle: Path,

@@ -101,6 +101,19 @@ def test_images_used_for_calibration_are_refused(bundle: Bundle, shipped_images:
         verify(bundle, find_candidate(bundle), open_images(shipped_images / "calibration"))
 
 
+def test_images_the_bake_off_chose_on_are_refused_too(bundle: Bundle, shipped_images: Path) -> None:
+    from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.recipes import load_recipe
+
+    source = open_images(shipped_images / "calibration")
+    assert isinstance(source, IdxImages)
+    table = calibrate(bundle, source, load_recipe("auto")).table
+    chosen = next(i for i in range(len(source)) if source.key(i) in table.chosen_on)
+    only = IdxImages(source.path, source.pixels[chosen : chosen + 1], None)
+    with pytest.raises(DataError, match="used for calibration"):
+        verify(bundle, find_candidate(bundle), only)
+
+
 def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: IdxImages) -> None:
     verify(bundle, find_candidate(bundle), images)
     first = bundle.sha256(EVALUATION)
