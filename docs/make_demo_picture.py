@@ -17,7 +17,7 @@ from resnet_edge.pipeline import demo
 def main() -> None:
     """Write the picture beside this file."""
     result = demo(Path("engines/builds/demo"))
-    console = Console(record=True, width=112, file=io.StringIO(), highlight=False)
+    console = Console(record=True, width=120, file=io.StringIO(), highlight=False)
     render(console, result)
     console.save_svg(str(Path(__file__).with_name("demo.svg")), title="resnet-edge demo")
 
