@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
@@ -11,7 +10,7 @@ from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CudaPythonDriver", "load"]
+__all__ = ["CudaPythonDriver"]
 
 
 class CudaCallError(Exception):
@@ -27,35 +26,32 @@ class CudaCallError(Exception):
         self.code = code
 
 
-def load() -> Any:
-    """Import the driver module, under its name of today or of cuda-python 12 and older.
-
-    Raises:
-        ImportError: Neither is installed.
-    """
-    try:
-        from cuda.bindings import driver
-    except ImportError:
-        from cuda import cuda as driver
-    return driver
-
-
 class CudaPythonDriver(Driver):
     """The driver API through cuda-python.
 
-    Args:
-        index: Which GPU.
+    Raises:
+        ImportError: cuda-python is not installed.
     """
 
     error = CudaCallError
 
-    def __init__(self, index: int) -> None:
-        self._cuda = load()
-        self.library = f"cuda-python {_version()}"
+    def __init__(self) -> None:
+        try:
+            from cuda import bindings as package
+            from cuda.bindings import driver
+        except ImportError:  # their names before cuda-python 12.6
+            import cuda as package
+            from cuda import cuda as driver
+        self._cuda = driver
+        self.library = f"cuda-python {package.__version__}"
+
+    def open(self, index: int) -> DeviceProperties:
+        """Retain the primary context of a GPU; return what the GPU is."""
         self._call("cuInit", 0)
         self._device = self._call("cuDeviceGet", index)
-        self.properties = self._read_properties()
+        properties = self._read_properties()
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        return properties
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call a function; return its result, or a list of its results."""
@@ -122,7 +118,7 @@ class CudaPythonDriver(Driver):
         flags = self._cuda.CU_MEMHOSTALLOC_DEVICEMAP if mapped else 0
         address = self._call("cuMemHostAlloc", nbytes, flags)
         memory = (ctypes.c_ubyte * nbytes).from_address(address)
-        return address, np.frombuffer(memory, np.uint8)
+        return address, np.ctypeslib.as_array(memory)
 
     def mapped_address(self, allocation: Any) -> int:
         """Return where mapped host memory begins in the address space of the GPU."""
@@ -154,9 +150,7 @@ class CudaPythonDriver(Driver):
 
     def copy_to_host(self, destination: NDArray[Any], source: int, stream: Any) -> None:
         """Begin to copy from a device address into a contiguous array."""
-        self._call(
-            "cuMemcpyDtoHAsync", destination.ctypes.data, source, destination.nbytes, stream
-        )
+        self._call("cuMemcpyDtoHAsync", destination.ctypes.data, source, destination.nbytes, stream)
 
     def create_event(self) -> Any:
         """Create an event that takes the time."""
@@ -204,18 +198,3 @@ class CudaPythonDriver(Driver):
     def destroy_graph(self, graph: Any) -> None:
         """Destroy an executable graph."""
         self._call("cuGraphExecDestroy", graph)
-
-
-def version() -> str:
-    """Return the name and the version of the library.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    load()
-    for name in ("cuda-bindings", "cuda-python"):
-        try:
-            return f"cuda-python {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "cuda-python"

@@ -22,12 +22,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from resnet_edge.backends.base import Availability
 from resnet_edge.backends.cuda.resources import (
-    Activation, Buffer, Event, HostBuffer, Resource, Stream,
+    Activation,
+    Buffer,
+    Event,
+    HostBuffer,
+    Resource,
+    Stream,
 )
-from resnet_edge.errors import DeviceError
+from resnet_edge.backends.cuda.status import cuda_status
+from resnet_edge.errors import BackendUnavailableError, DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +45,9 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
 
-__all__ = ["Device", "open_device"]
+__all__ = ["LIBRARIES", "Device", "open_device", "probe"]
+
+LIBRARIES = ("pycuda", "cuda-python")
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +60,17 @@ class Device:
         properties: What the GPU is.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, index: int) -> None:
         self._driver = driver
         self._open: dict[int, Resource] = {}
         self._depth = threading.local()
         self._threads: set[int] = set()
         self._closed = False
         self.library = driver.library
-        self.properties: DeviceProperties = driver.properties
+        try:
+            self.properties: DeviceProperties = driver.open(index)
+        except driver.error as error:
+            raise DeviceError(f"GPU {index} cannot be used: {error}") from error
 
     @property
     def zero_copy(self) -> bool:
@@ -122,19 +135,10 @@ class Device:
             raise DeviceError(
                 f"{self.properties.name} cannot be closed: {len(self._threads)} threads use it"
             )
-        failures = []
-        for resource in reversed(list(self._open.values())):
-            try:
-                resource.close()
-            except DeviceError as error:
-                failures.append(error)
-        self._closed = True
-        try:
-            self._driver.release()
-        except self._driver.error as error:
-            failures.append(Activation(self, "giving the context back").explain(error))
-        if failures:
-            raise failures[0]
+        with ExitStack() as stack:
+            stack.callback(self._release)
+            for resource in self._open.values():
+                stack.callback(resource.close)
 
     def __enter__(self) -> Device:
         return self
@@ -162,6 +166,13 @@ class Device:
             self._threads.add(threading.get_ident())
         self._depth.value = depth + 1
 
+    def _release(self) -> None:
+        self._closed = True
+        try:
+            self._driver.release()
+        except self._driver.error as error:
+            raise Activation(self, "giving the context back").explain(error) from error
+
     def _leave(self) -> None:
         self._depth.value -= 1
         if self._depth.value == 0:
@@ -169,12 +180,12 @@ class Device:
             self._driver.pop()
 
 
-def open_device(index: int = 0, *, library: Library | None = None) -> Device:
+def open_device(index: int = 0, *, library: str | None = None) -> Device:
     """Open a GPU through the first of pycuda and cuda-python that imports.
 
     Args:
         index: Which GPU, as CUDA counts them.
-        library: Use this one only.
+        library: One of `LIBRARIES`, to use that one only.
 
     Raises:
         BackendUnavailableError: There is no usable driver or GPU, or neither library is installed.
@@ -184,29 +195,33 @@ def open_device(index: int = 0, *, library: Library | None = None) -> Device:
     if not status.usable:
         raise BackendUnavailableError(status.detail, hint=status.hint)
     if not 0 <= index < status.devices:
-        raise DeviceError(f"there is no GPU {index}: CUDA sees {status.devices}")
-    missing = []
-    for name, load in _DRIVERS.items():
-        if library not in (None, name):
-            continue
-        try:
-            driver_class = load()
-        except ImportError as error:
-            missing.append(f"{name}: {error}")
-            continue
-        return Device(driver_class(index))
-    raise BackendUnavailableError(
-        f"no library to reach the GPU with ({'; '.join(missing)})",
-        hint="pip install cuda-python, or on a Jetson pip install pycuda",
-    )
+        raise DeviceError(f"there is no GPU {index}: CUDA counts {status.devices}, from 0")
+    return Device(_load_driver(LIBRARIES if library is None else (library,)), index)
 
 
 def probe() -> Availability:
-    """Say which library reaches the GPU, without touching the GPU."""
+    """Say which library would reach the GPU, without touching the GPU."""
+    try:
+        library = _load_driver(LIBRARIES).library
+    except BackendUnavailableError as error:
+        return Availability(False, None, f"{error.message}: {error.hint}")
+    return Availability(True, library.split()[-1], library)
+
+
+def _load_driver(libraries: Sequence[str]) -> Driver:
     missing = []
-    for name, load in _DRIVERS.items():
+    for library in libraries:
         try:
-            return Availability(True, load().version(), f"{name} reaches the GPU")
-        except ImportError as error:
-            missing.append(f"{name}: {error}")
-    return Availability(False, None, "; ".join(missing))
+            if library == "pycuda":
+                from resnet_edge.backends.cuda.pycuda_driver import PycudaDriver
+
+                return PycudaDriver()
+            from resnet_edge.backends.cuda.cuda_python import CudaPythonDriver
+
+            return CudaPythonDriver()
+        except ImportError as error:  # noqa: PERF203  # two turns
+            missing.append(f"{library}: {error}")
+    raise BackendUnavailableError(
+        f"no library reaches the GPU from Python ({'; '.join(missing)})",
+        hint="pip install cuda-python, or where there is a CUDA toolkit pip install pycuda",
+    )

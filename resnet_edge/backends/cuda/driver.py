@@ -42,12 +42,14 @@ class Driver(ABC):
     Attributes:
         library: Name and version, for example ``pycuda 2026.1``.
         error: What the library raises when a call fails.
-        properties: What the GPU is.
     """
 
     library: str
     error: type[Exception]
-    properties: DeviceProperties
+
+    @abstractmethod
+    def open(self, index: int) -> DeviceProperties:
+        """Retain the primary context of a GPU; return what the GPU is."""
 
     @abstractmethod
     def is_out_of_memory(self, error: Exception) -> bool:

@@ -81,8 +81,10 @@ class Resource(ABC):
         if self._device._open.pop(id(self), None) is None:
             return
         with Activation(self._device, f"closing a {type(self).__name__}"):
-            handle, self._handle = self._handle, None
-            self._release(handle)
+            try:
+                self._release()
+            finally:
+                self._handle = None  # while the context is current: pycuda frees some only now
 
     @property
     def _live(self) -> Any:
@@ -91,7 +93,7 @@ class Resource(ABC):
         return self._handle
 
     @abstractmethod
-    def _release(self, handle: Any) -> None: ...
+    def _release(self) -> None: ...
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +128,8 @@ class Buffer(Resource):
         self.nbytes = nbytes
         self.pointer = self._driver.address(handle)
 
-    def _release(self, handle: Any) -> None:
-        self._driver.free(handle)
+    def _release(self) -> None:
+        self._driver.free(self._handle)
 
 
 class HostBuffer(Resource):
@@ -161,9 +163,9 @@ class HostBuffer(Resource):
                     self.close()
                     raise
 
-    def _release(self, handle: Any) -> None:
+    def _release(self) -> None:
         del self.array
-        self._driver.free_host(handle)
+        self._driver.free_host(self._handle)
 
 
 class Event(Resource):
@@ -189,8 +191,8 @@ class Event(Resource):
         with Activation(self._device, "reading the time of an event"):
             return self._driver.elapsed_ms(start._live, self._live)
 
-    def _release(self, handle: Any) -> None:
-        self._driver.destroy_event(handle)
+    def _release(self) -> None:
+        self._driver.destroy_event(self._handle)
 
 
 class Stream(Resource):
@@ -257,8 +259,8 @@ class Stream(Resource):
                 raise
             return Graph(self, self._driver.end_capture(self._live))
 
-    def _release(self, handle: Any) -> None:
-        self._driver.destroy_stream(handle)
+    def _release(self) -> None:
+        self._driver.destroy_stream(self._handle)
 
 
 class Graph(Resource):
@@ -273,8 +275,8 @@ class Graph(Resource):
         with Activation(self._device, "launching a CUDA graph"):
             self._driver.launch_graph(self._live, self._stream._live)
 
-    def _release(self, handle: Any) -> None:
-        self._driver.destroy_graph(handle)
+    def _release(self) -> None:
+        self._driver.destroy_graph(self._handle)
 
 
 def _check_copy(buffer: Buffer, array: NDArray[Any]) -> None:
