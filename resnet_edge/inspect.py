@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.build import read_sidecar, sidecar_path
 from resnet_edge.bundle import MANIFEST, Bundle
 from resnet_edge.errors import ResnetEdgeError
+from resnet_edge.sidecar import read_sidecar, sidecar_path
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,13 +6,13 @@ import ctypes
 import re
 from dataclasses import dataclass
 
+from resnet_edge.backends.registry import BACKENDS
 from resnet_edge.catalog import list_entries, load_entry
 from resnet_edge.errors import ConfigError
 
 __all__ = ["Target", "detect_compute_capability", "list_targets", "load_target", "resolve_target"]
 
 _FOLDER = "engines/targets"
-_BACKENDS = ("onnxruntime", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Target:
     compute_capability: str = ""
 
     def __post_init__(self) -> None:
-        if self.backend not in _BACKENDS:
+        if self.backend not in BACKENDS:
             raise ConfigError(
                 f"target {self.name}: unknown backend {self.backend!r}",
-                hint=f"use one of {', '.join(_BACKENDS)}",
+                hint=f"use one of {', '.join(BACKENDS)}",
             )
         needs_capability = self.backend == "tensorrt_rtx"
         if needs_capability != bool(re.fullmatch(r"\d+\.\d", self.compute_capability)):

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-__all__ = ["Availability", "Session", "TensorSpec"]
+    from resnet_edge.progress import Progress
+    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.sidecar import Sidecar
+    from resnet_edge.targets import Target
+
+__all__ = ["Availability", "Backend", "BuildConfig", "EngineArtifact", "Session", "TensorSpec"]
+
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +84,99 @@ class Session(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What to build.
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        rest: For ``int8``: type of everything that is not quantized, ``fp16`` or ``fp32``.
+        profile: Smallest, optimal and largest batch of the optimization profile.
+    """
+
+    precision: Precision
+    rest: Literal["fp16", "fp32"] = "fp16"
+    profile: tuple[int, int, int] = (1, 8, 32)
+
+    def __post_init__(self) -> None:
+        low, best, high = self.profile
+        if not 1 <= low <= best <= high:
+            raise ConfigError(
+                f"profile {low},{best},{high} makes no sense",
+                hint="give smallest,optimal,largest batch, for example --profile 1,8,32",
+            )
+
+
+@dataclass(frozen=True)
+class EngineArtifact:
+    """What a backend built.
+
+    Attributes:
+        data: The engine, byte for byte what the builder returned.
+        warnings: What the builder warned about, each text once.
+    """
+
+    data: bytes
+    warnings: tuple[str, ...] = ()
+
+
+class Backend(ABC):
+    """A runtime that builds engines and, where the machine allows, runs them.
+
+    Attributes:
+        name: As written in targets and sidecars.
+        suffix: Of an engine file.
+        fp16: Whether it has FP16 kernels.
+        profiles: Whether an engine is bound to an optimization profile.
+    """
+
+    name: str
+    suffix = ".engine"
+    fp16 = True
+    profiles = True
+
+    @abstractmethod
+    def probe(self) -> Availability:
+        """Say what it can do on this machine; never raises."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return the version an engine built here is bound to.
+
+        Raises:
+            BackendUnavailableError: The library is not installed.
+        """
+
+    @abstractmethod
+    def graph(self, config: BuildConfig) -> Graph:
+        """Return which of a bundle's graphs this backend builds from.
+
+        Raises:
+            ConfigError: It has no such precision.
+        """
+
+    @abstractmethod
+    def build(
+        self, source: Path, target: Target, config: BuildConfig, *, progress: Progress
+    ) -> EngineArtifact:
+        """Build an engine from an ONNX file.
+
+        Raises:
+            BackendUnavailableError: The library is not installed.
+            BuildError: It refused.
+        """
+
+    @abstractmethod
+    def obstacle(self, sidecar: Sidecar) -> str | None:
+        """Return why an engine cannot run on this machine; None where it can. Never raises."""
+
+    @abstractmethod
+    def open(self, engine: Path, sidecar: Sidecar) -> Session:
+        """Load an engine whose sidecar was checked.
+
+        Raises:
+            BackendUnavailableError: The library or the device is missing.
+            EngineMismatchError: The engine does not belong to this machine or runtime.
+        """

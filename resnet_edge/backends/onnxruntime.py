@@ -5,8 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.backends.base import Availability, Session, TensorSpec
-from resnet_edge.errors import BackendUnavailableError, GraphError
+from resnet_edge.backends.base import Availability, Backend, EngineArtifact, Session, TensorSpec
+from resnet_edge.errors import BackendUnavailableError, ConfigError, GraphError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-__all__ = ["OnnxRuntimeSession", "probe"]
+    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.progress import Progress
+    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.sidecar import Sidecar
+    from resnet_edge.targets import Target
+
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -25,14 +31,61 @@ _DTYPES = {
 }
 
 
-def probe() -> Availability:
-    """Say whether ONNX Runtime is installed, and with which providers."""
+class OnnxRuntimeBackend(Backend):
+    """The graph itself is the engine; any batch runs."""
+
+    name = "onnxruntime"
+    suffix = ".onnx"
+    fp16 = False
+    profiles = False
+
+    def probe(self) -> Availability:
+        """Say whether ONNX Runtime is installed, and with which providers."""
+        try:
+            onnxruntime = _load()
+        except BackendUnavailableError as error:
+            return Availability(False, None, f"{error.message}: {error.hint}")
+        providers = ", ".join(onnxruntime.get_available_providers())
+        return Availability(True, self.version(), providers)
+
+    def version(self) -> str:
+        """Return ONNX Runtime's version."""
+        return str(_load().__version__)
+
+    def graph(self, config: BuildConfig) -> Graph:
+        """Return the fully quantized CPU twin for INT8, else the float model."""
+        if config.precision == "fp16":
+            raise ConfigError(
+                "ONNX Runtime has no FP16 kernels for this CPU; it would be slower than FP32",
+                hint="use --int8, or an rtx target",
+            )
+        return "int8-cpu" if config.precision == "int8" else "fp32"
+
+    def build(
+        self, source: Path, target: Target, config: BuildConfig, *, progress: Progress
+    ) -> EngineArtifact:
+        """Check that the graph loads; the file is the engine."""
+        with OnnxRuntimeSession(source):
+            return EngineArtifact(source.read_bytes())
+
+    def obstacle(self, sidecar: Sidecar) -> str | None:
+        """Return why ONNX Runtime cannot run; it runs an engine of any version and machine."""
+        found = self.probe()
+        return None if found.available else found.detail
+
+    def open(self, engine: Path, sidecar: Sidecar) -> Session:
+        """Load the graph with all optimisations."""
+        return OnnxRuntimeSession(engine)
+
+
+def _load() -> Any:
     try:
         import onnxruntime
-    except ImportError:
-        return Availability(False, None, "not installed: pip install 'resnet-edge[cpu]'")
-    providers = ", ".join(onnxruntime.get_available_providers())
-    return Availability(True, onnxruntime.__version__, providers)
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "ONNX Runtime is not installed", hint="pip install 'resnet-edge[cpu]'"
+        ) from error
+    return onnxruntime
 
 
 class OnnxRuntimeSession(Session):
@@ -53,12 +106,7 @@ class OnnxRuntimeSession(Session):
     def __init__(
         self, model: Path | ModelProto, *, threads: int = 0, exact: bool = False, gpu: bool = False
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendUnavailableError(
-                "ONNX Runtime is not installed", hint="pip install 'resnet-edge[cpu]'"
-            ) from error
+        onnxruntime = _load()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

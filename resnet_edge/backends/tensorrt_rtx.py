@@ -3,50 +3,76 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.backends.base import Availability
-from resnet_edge.errors import BackendUnavailableError, BuildError
+from resnet_edge.backends.base import Availability, Backend, EngineArtifact
+from resnet_edge.errors import BackendUnavailableError, BuildError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-__all__ = ["Plan", "build_plan", "probe", "version"]
+    from resnet_edge.backends.base import BuildConfig, Session
+    from resnet_edge.progress import Progress
+    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.sidecar import Sidecar
+    from resnet_edge.targets import Target
+
+__all__ = ["TensorRTRtxBackend", "build_plan"]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A serialized engine.
+class TensorRTRtxBackend(Backend):
+    """Strongly typed engines: the graph alone decides the precision of every layer."""
 
-    Attributes:
-        data: The plan, byte for byte what the builder returned.
-        warnings: What the builder warned about, each text once.
-    """
+    name = "tensorrt_rtx"
 
-    data: bytes
-    warnings: tuple[str, ...]
+    def probe(self) -> Availability:
+        """Say whether TensorRT-RTX is installed."""
+        try:
+            trt = _load()
+        except BackendUnavailableError as error:
+            return Availability(False, None, f"{error.message}: {error.hint}")
+        return Availability(True, trt.__version__, "builds without a GPU; running needs one")
 
+    def version(self) -> str:
+        """Return the version a plan built here is bound to."""
+        return str(_load().__version__)
 
-def probe() -> Availability:
-    """Say whether TensorRT-RTX is installed."""
-    try:
-        trt = _load()
-    except BackendUnavailableError as error:
-        return Availability(False, None, f"{error.message}: {error.hint}")
-    return Availability(True, trt.__version__, "builds without a GPU; running needs one")
+    def graph(self, config: BuildConfig) -> Graph:
+        """Return the graph whose element types are the precision asked for."""
+        if config.precision != "int8":
+            return config.precision
+        return "int8-fp16" if config.rest == "fp16" else "int8"
 
+    def build(
+        self, source: Path, target: Target, config: BuildConfig, *, progress: Progress
+    ) -> EngineArtifact:
+        """Build for the target's compute capability, ahead of time."""
+        if target.compute_capability == "7.5" and config.precision == "int8":
+            raise ConfigError(
+                "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
+                hint="use --fp16",
+            )
+        return build_plan(
+            source.read_bytes(),
+            compute_capabilities=(target.compute_capability,),
+            profile=config.profile,
+        )
 
-def version() -> str:
-    """Return the version a plan built here is bound to."""
-    return str(_load().__version__)
+    def obstacle(self, sidecar: Sidecar) -> str | None:
+        """Return why the engine cannot run here."""
+        return "running TensorRT-RTX engines is not implemented yet"
+
+    def open(self, engine: Path, sidecar: Sidecar) -> Session:
+        """Load an engine."""
+        raise BackendUnavailableError(f"{engine}: {self.obstacle(sidecar)}")
 
 
 def build_plan(
     onnx: bytes, *, compute_capabilities: Sequence[str], profile: tuple[int, int, int]
-) -> Plan:
+) -> EngineArtifact:
     """Build a strongly typed engine: the graph alone decides the precision of every layer.
 
     Args:
@@ -80,7 +106,7 @@ def build_plan(
         raise BuildError(
             "TensorRT-RTX could not build the engine: " + "; ".join(logger.errors[-3:])
         )
-    return Plan(bytes(plan), tuple(dict.fromkeys(logger.warnings)))
+    return EngineArtifact(bytes(plan), tuple(dict.fromkeys(logger.warnings)))
 
 
 def _load() -> Any:

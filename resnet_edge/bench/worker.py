@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Bundle
 from resnet_edge.reference import Golden
+from resnet_edge.sidecar import read_sidecar, sidecar_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,9 +58,12 @@ def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:
 
         model = reload_model(bundle, Path(spec["file"]))
         return TorchSession(model, bundle.model.image_spec)
+    engine = Path(spec["file"])
+    if sidecar_path(engine).is_file():
+        return get_backend(spec["backend"]).open(engine, read_sidecar(engine))
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(Path(spec["file"]))
+    return OnnxRuntimeSession(engine)
 
 
 def _batch(bundle: Bundle, size: int) -> NDArray[Any]:

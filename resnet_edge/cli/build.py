@@ -15,7 +15,8 @@ from resnet_edge.recipes import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.build import BuildConfig, BuildResult
+    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.build import BuildResult
     from resnet_edge.targets import Target
 
 __all__ = ["build", "targets"]
@@ -79,7 +80,7 @@ def build(
 
 
 def _config(int8: bool, fp16: bool | None, profile: str) -> BuildConfig:
-    from resnet_edge.build import BuildConfig
+    from resnet_edge.backends.base import BuildConfig
 
     batches = [int(n) for n in options.numbers(profile)]
     if len(batches) == 1:

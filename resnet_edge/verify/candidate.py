@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.artifacts import sha256_file
-from resnet_edge.build import read_sidecar
+from resnet_edge.backends.registry import get_backend
 from resnet_edge.errors import BundleError, EngineMismatchError
 from resnet_edge.export import MODEL
+from resnet_edge.sidecar import read_sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from resnet_edge.backends.base import Session
     from resnet_edge.bundle import Bundle
+    from resnet_edge.sidecar import Sidecar
 
 __all__ = ["Candidate", "Executed", "find_candidate"]
 
@@ -32,6 +34,8 @@ class Candidate:
         file: The engine.
         runnable: The ONNX file ONNX Runtime executes: the engine itself, or its graph.
         executed: ``engine`` if ``runnable`` is the engine; ``graph`` if it stands in for it.
+        sidecar: What the engine is; None for the float model.
+        obstacle: Why the engine itself cannot run here; None if it can.
     """
 
     backend: str
@@ -40,6 +44,8 @@ class Candidate:
     file: Path
     runnable: Path
     executed: Executed
+    sidecar: Sidecar | None = None
+    obstacle: str | None = None
 
     def open(self) -> Session:
         """Load what is executed.
@@ -47,6 +53,8 @@ class Candidate:
         A graph that stands in for an engine runs exactly as written, without ONNX Runtime's own
         fusions, so that Q/DQ pairs mean what TensorRT takes them to mean.
         """
+        if self.executed == "engine" and self.sidecar is not None:
+            return get_backend(self.backend).open(self.file, self.sidecar)
         from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(self.runnable, exact=self.executed == "graph")
@@ -95,12 +103,14 @@ def _from_engine(bundle: Bundle, engine: Path) -> Candidate:
             f"{engine} was built from another {sidecar.onnx} than the one in {bundle.path}",
             hint="the model or its calibration changed since; build again",
         )
-    runs_here = sidecar.backend == "onnxruntime"
+    obstacle = get_backend(sidecar.backend).obstacle(sidecar)
     return Candidate(
         backend=sidecar.backend,
         precision=sidecar.precision,
         target=sidecar.target,
         file=engine,
-        runnable=engine if runs_here else graph,
-        executed="engine" if runs_here else "graph",
+        runnable=graph if obstacle else engine,
+        executed="graph" if obstacle else "engine",
+        sidecar=sidecar,
+        obstacle=obstacle,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.backends.base import TensorSpec
-from resnet_edge.backends.onnxruntime import OnnxRuntimeSession, probe
+from resnet_edge.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession
 from resnet_edge.errors import BackendUnavailableError, GraphError, ResnetEdgeError
 from resnet_edge.graph import save_graph
 from tests.conftest import onnx_model, require
@@ -114,7 +114,7 @@ def test_the_session_is_closed_when_the_block_ends(model: ModelProto) -> None:
 
 
 def test_probing_names_version_and_providers() -> None:
-    found = probe()
+    found = OnnxRuntimeBackend().probe()
     assert found.available
     assert found.version == onnxruntime.__version__
     assert "CPUExecutionProvider" in found.detail
@@ -122,7 +122,7 @@ def test_probing_names_version_and_providers() -> None:
 
 @pytest.mark.usefixtures("without_onnx_runtime")
 def test_without_onnx_runtime_probing_says_how_to_install_it() -> None:
-    found = probe()
+    found = OnnxRuntimeBackend().probe()
     assert (found.available, found.version) == (False, None)
     assert "pip install 'resnet-edge[cpu]'" in found.detail
 

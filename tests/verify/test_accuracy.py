@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.build import BuildConfig, build, sidecar_path
+from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.data import FolderImages, IdxImages, open_images
 from resnet_edge.errors import BundleError, DataError, EngineMismatchError
 from resnet_edge.reference import EVALUATION, Evaluated
+from resnet_edge.sidecar import sidecar_path
 from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate

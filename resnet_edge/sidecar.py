@@ -1,0 +1,90 @@
+"""The JSON beside an engine that says what it is, checked before the engine is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.artifacts import read_json, sha256_file, write_json
+from resnet_edge.errors import BundleError, EngineMismatchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Sidecar", "read_sidecar", "sidecar_path", "write_sidecar"]
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What stands beside an engine and is checked before it is loaded.
+
+    Attributes:
+        backend: Name of the backend that built it.
+        runtime_version: Version of the library that built it, which a plan is bound to.
+        target: Name of the target.
+        compute_capability: Of the target; empty for a CPU.
+        system: Operating system and architecture.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        rest: Type of what is not quantized.
+        onnx: Path of the source graph relative to the bundle.
+        onnx_sha256: Its hash.
+        engine_sha256: Hash of the engine file.
+        profile: Smallest, optimal and largest batch; None where any batch runs.
+        warnings: What the builder warned about.
+    """
+
+    backend: str
+    runtime_version: str
+    target: str
+    compute_capability: str
+    system: str
+    precision: str
+    rest: str
+    onnx: str
+    onnx_sha256: str
+    engine_sha256: str
+    profile: tuple[int, int, int] | None
+    warnings: tuple[str, ...]
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Return where an engine's sidecar stands."""
+    return engine.with_name(engine.name + ".json")
+
+
+def write_sidecar(engine: Path, sidecar: Sidecar) -> None:
+    """Write the sidecar of an engine that stands already."""
+    size = engine.stat().st_size
+    write_json(sidecar_path(engine), {"schema": _SCHEMA, **asdict(sidecar), "bytes": size})
+
+
+def read_sidecar(engine: Path) -> Sidecar:
+    """Read an engine's sidecar and check that it describes this very file.
+
+    Raises:
+        EngineMismatchError: There is none, it is malformed, or the engine was changed.
+    """
+    path = sidecar_path(engine)
+    if not engine.is_file():
+        raise EngineMismatchError(f"no such engine: {engine}")
+    if not path.is_file():
+        raise EngineMismatchError(
+            f"{engine} has no sidecar {path.name}, so nothing says what it was built from",
+            hint="build it with resnet-edge; an engine runs native code and is not loaded on trust",
+        )
+    try:
+        value: dict[str, Any] = dict(read_json(path))
+        value = {k: value[k] for k in Sidecar.__dataclass_fields__}
+        profile = value["profile"]
+        value["profile"] = None if profile is None else tuple(int(n) for n in profile)
+        value["warnings"] = tuple(value["warnings"])
+        sidecar = Sidecar(**value)
+    except (BundleError, KeyError, TypeError, ValueError) as error:
+        raise EngineMismatchError(f"{path} is not an engine's sidecar: {error}") from error
+    if sha256_file(engine) != sidecar.engine_sha256:
+        raise EngineMismatchError(
+            f"{engine} is not the file its sidecar describes", hint="build it again"
+        )
+    return sidecar
