@@ -61,9 +61,9 @@ def depth() -> int:
     return int(_LIBRARY.emulated_depth())
 
 
-def fail(function: str, code: int, *, call: int = 1) -> None:
-    """Make a function of the driver fail once, in its ``call``-th call from now on."""
-    assert not _LIBRARY.emulated_fail(function.encode(), call, code)
+def fail(function: str, code: int, *, call: int = 1, times: int = 1) -> None:
+    """Make calls of a function of the driver fail, from its ``call``-th from now on."""
+    assert not _LIBRARY.emulated_fail(function.encode(), call, times, code)
 
 
 def break_device(code: int = LAUNCH_FAILED, device: int = 0) -> None:

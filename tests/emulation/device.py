@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["run_on_device"]
 
 
-def run_on_device(library: str, function: Callable[..., Any], *arguments: Any, **device: Any) -> Any:
+def run_on_device(
+    library: str, function: Callable[..., Any], *arguments: Any, **device: Any
+) -> Any:
     """Return what a function returns in a process that has the emulated device.
 
     Args:
