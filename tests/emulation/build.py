@@ -32,7 +32,8 @@ CFLAGS = ["-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibilit
 
 PYCUDA = "pycuda==2026.1"
 CUDA_HEADERS = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-profiler-api==13.0.85")
-# Version 13 has left Python 3.10 behind.
+# Newer ones have left Python 3.10 behind.
+CUDA_PATHFINDER = "cuda-pathfinder==1.8.3"
 CUDA_PYTHON = "cuda-bindings==13.5.0" if sys.version_info >= (3, 11) else "cuda-bindings==12.9.10"
 
 
@@ -77,7 +78,7 @@ def pycuda() -> Path:
 
 def cuda_python() -> Sequence[Path]:
     """Return the folders to put on the path for NVIDIA's own cuda-python."""
-    return [fetch(CUDA_PYTHON), fetch("cuda-pathfinder==1.9.0")]
+    return [fetch(CUDA_PYTHON), fetch(CUDA_PATHFINDER)]
 
 
 def nvinfer_libraries(major: str) -> Path:
