@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["MissingError", "cuda_libraries", "cuda_python", "fetch", "nvinfer_libraries", "pycuda"]
+__all__ = [
+    "MissingError",
+    "cuda_libraries",
+    "cuda_python",
+    "cuda_python_11",
+    "fetch",
+    "nvinfer_libraries",
+    "pycuda",
+]
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent.parent / ".cache" / "emulation"
@@ -53,8 +61,8 @@ def cuda_libraries() -> Path:
     return _cached(f"cuda-{_digest(*sources)}", make)
 
 
-def pycuda() -> Path:
-    """Return a folder to put on the path that holds a pycuda built against the emulated driver.
+def pycuda() -> Sequence[Path]:
+    """Return the folders to put on the path for a pycuda built against the emulated driver.
 
     CUDA's headers are all it needs; cuRAND is left out. Nothing of it is emulated.
     """
@@ -73,12 +81,17 @@ def pycuda() -> Path:
             options = ["--no-deps", "--no-build-isolation", "--target", str(folder)]
             _run([*_PIP, "install", *options, str(tree)], "building pycuda")
 
-    return _cached(f"built-{PYCUDA.replace('==', '-')}-{PYTHON}", make)
+    return [_cached(f"built-{PYCUDA.replace('==', '-')}-{PYTHON}", make)]
 
 
 def cuda_python() -> Sequence[Path]:
     """Return the folders to put on the path for NVIDIA's own cuda-python."""
     return [fetch(CUDA_PYTHON), fetch(CUDA_PATHFINDER)]
+
+
+def cuda_python_11() -> Sequence[Path]:
+    """Return the folders to put on the path for the cuda-python of CUDA 11."""
+    return [fetch("cuda-python==11.8.3")]
 
 
 def nvinfer_libraries(major: str) -> Path:
@@ -175,5 +188,5 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    for made in (cuda_libraries(), pycuda(), *cuda_python()):
+    for made in (cuda_libraries(), *pycuda(), *cuda_python(), *cuda_python_11()):
         sys.stdout.write(f"{os.path.relpath(made)}\n")

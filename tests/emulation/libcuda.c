@@ -855,7 +855,6 @@ NOT(cuCtxCreate_v2)
 /* Finds a function by the name it has in the header, whose newest version is what is called. */
 EXPORT int cuGetProcAddress_v2(
     const char *symbol, void **function, int version, uint64_t flags, int *status) {
-  (void)version;
   (void)flags;
   static void *self;
   if (!self) {
@@ -865,7 +864,8 @@ EXPORT int cuGetProcAddress_v2(
   }
   char name[128];
   *function = NULL;
-  for (int newest = 4; newest >= 1 && !*function; newest--) {
+  int newest = !strcmp(symbol, "cuGetProcAddress") && version < 12000 ? 1 : 4;
+  for (; newest >= 1 && !*function; newest--) {
     if (newest > 1) snprintf(name, sizeof name, "%s_v%d", symbol, newest);
     else snprintf(name, sizeof name, "%s", symbol);
     *function = dlsym(self, name);

@@ -9,7 +9,7 @@ import pytest
 from resnet_edge.backends.cuda.device import LIBRARIES
 from tests.emulation.device import run_on_device
 
-pytestmark = pytest.mark.parametrize("library", LIBRARIES)
+pytestmark = pytest.mark.parametrize("library", [*LIBRARIES, "cuda-python-11"])
 
 
 def test_the_device_says_what_it_is_and_what_reaches_it(library: str) -> None:
@@ -24,7 +24,8 @@ def test_the_device_says_what_it_is_and_what_reaches_it(library: str) -> None:
     name, probed, properties, zero_copy = run_on_device(
         library, work, library, name="Orin", major=8, minor=7, memory_mib=64, integrated=1
     )
-    assert name.startswith(f"{library} 20" if library == "pycuda" else f"{library} 1")
+    begins = {"pycuda": "pycuda 20", "cuda-python": "cuda-python 1"}
+    assert name.startswith(begins.get(library, "cuda-python 11."))
     assert probed == name
     assert properties == ["Orin", "8.7", 64 << 20, True, True]
     assert zero_copy
