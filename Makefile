@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint wheel clean
+.PHONY: demo test test-slow lint wheel emulated clean
 
 demo: $(INSTALLED)
 	$(BIN)/resnet-edge demo
@@ -19,6 +19,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+emulated: $(INSTALLED)
+	$(BIN)/python -m tests.emulation.build
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --no-isolation
