@@ -51,11 +51,11 @@ class MissingError(Exception):
 
 def cuda_libraries() -> Path:
     """Return a folder with the emulated ``libcuda.so.1`` and ``libcudart.so.13``."""
-    sources = [HERE / "libcuda.c", HERE / "libcudart.c"]
+    sources = [*sorted((HERE / "libcuda").iterdir()), HERE / "libcudart.c"]
 
     def make(folder: Path) -> None:
-        _shared_library(folder / "libcuda.so.1", sources[0])
-        _shared_library(folder / "libcudart.so.13", sources[1])
+        _shared_library(folder / "libcuda.so.1", HERE / "libcuda" / "libcuda.c")
+        _shared_library(folder / "libcudart.so.13", HERE / "libcudart.c")
         (folder / "libcuda.so").symlink_to("libcuda.so.1")  # what the linker looks for
 
     return _cached(f"cuda-{_digest(*sources)}", make)

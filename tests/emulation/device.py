@@ -39,7 +39,7 @@ def run_on_device(
         function: See `tests.emulation.run.run`.
         arguments: What it is given.
         tensorrt: Version of the fake TensorRT to import there, for example ``10.3``.
-        device: What the device is, see ``settings`` in ``libcuda.c``: ``integrated=1`` sets
+        device: What the device is, see ``settings`` in ``libcuda/state.h``: ``integrated=1`` sets
             ``EMULATED_CUDA_INTEGRATED``.
     """
     if sys.platform != "linux":
