@@ -109,7 +109,7 @@ def collect(
     begun = _load(partial, tensors) or Collected({name: Histogram() for name in tensors}, (), ())
     start = len(begun.indices) + len(begun.skipped)
     with (
-        OnnxRuntimeSession(_expose(model, tensors), gpu=True) as session,
+        OnnxRuntimeSession(_expose(model, tensors), gpu=True, spin=False) as session,
         progress.task("calibrate", total=len(indices)) as task,
     ):
         size = _batch_size(session, session.inputs[0].name, spec)

@@ -8,7 +8,7 @@ to run integer kernels from end to end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph import GraphIndex, attribute, insert_sorted, opset_of, prune, set_opset
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from resnet_edge.calibrate.table import RangesTable, TensorRange
     from resnet_edge.quantize.placement import Placement
 
-__all__ = ["engine_graph", "quantize_weight", "twin_graph", "weight_scales"]
+__all__ = [
+    "Weights",
+    "engine_graph",
+    "quantize_weight",
+    "round_weight",
+    "twin_graph",
+    "weight_scales",
+]
+
+Weights = Literal["float", "int8", "rounded"]
 
 _QMAX = 127
 _UMAX = 255
@@ -56,8 +65,16 @@ def quantize_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[np.in
     return np.clip(np.rint(weight / shaped), -_QMAX, _QMAX).astype(np.int8)
 
 
+def round_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[Any]:
+    """Return the weight as its integers dequantize, in its own type."""
+    import numpy as np
+
+    shaped = scales.reshape(-1, *([1] * (weight.ndim - 1)))
+    return np.asarray(quantize_weight(weight, scales) * shaped, weight.dtype)
+
+
 def engine_graph(
-    model: ModelProto, placement: Placement, table: RangesTable, *, int8_weights: bool
+    model: ModelProto, placement: Placement, table: RangesTable, *, weights: Weights
 ) -> ModelProto:
     """Return the TensorRT graph: symmetric int8 Q/DQ with zero-points of 0, biases float.
 
@@ -65,8 +82,10 @@ def engine_graph(
         model: Float graph, FP32 or FP16; the scales take its type (opset 19 for FP16 scales).
         placement: Where the pairs go.
         table: Ranges of the placement's engine points.
-        int8_weights: Store weights as int8 with a DQ only (RTX and strongly typed TensorRT);
-            otherwise keep float weights with Q and DQ (every version).
+        weights: ``float`` keeps float weights with Q and DQ (every TensorRT); ``int8`` stores
+            integers with a DQ only (RTX and strongly typed TensorRT); ``rounded`` stores what
+            either dequantizes to, without nodes: not for TensorRT, but to be run here, where the
+            conversions would be repeated in every call.
     """
     import numpy as np
 
@@ -84,12 +103,14 @@ def engine_graph(
         name, weight = node.input[1], writer.constant(node.input[1])
         scales = weight_scales(weight)
         pair = _Pair(scales, np.zeros(len(scales), np.int8), axis=0)
-        if int8_weights:
+        if weights == "float":
+            writer.rewire(node, name, writer.pair(name, pair))
+        elif weights == "int8":
             writer.rewire(
                 node, name, writer.dequantize(name, quantize_weight(weight, scales), pair)
             )
         else:
-            writer.rewire(node, name, writer.pair(name, pair))
+            writer.rewire(node, name, writer.add(f"{name}_rounded", round_weight(weight, scales)))
     return writer.finish()
 
 

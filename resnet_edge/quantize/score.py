@@ -34,7 +34,7 @@ class Inputs:
 
     @classmethod
     def read(
-        cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 16
+        cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 4
     ) -> Inputs:
         """Decode the given images."""
         from resnet_edge.batches import ImageBatches
@@ -46,6 +46,12 @@ class Inputs:
     def __iter__(self) -> Iterator[NDArray[Any]]:
         for batch in self.pixels:
             yield self.spec.to_input(batch)
+
+    def first(self, count: int) -> Inputs:
+        """Return the batches that hold the first ``count`` images, rounded up to whole batches."""
+        batches = -(-count // len(self.pixels[0]))
+        kept = sum(len(batch) for batch in self.pixels[:batches])
+        return Inputs(self.pixels[:batches], self.spec, self.indices[:kept])
 
 
 def run_graph(
@@ -99,6 +105,9 @@ class HeldOut:
     inputs: Inputs
     logits: NDArray[np.float32]
 
+    def __len__(self) -> int:
+        return len(self.logits)
+
     @classmethod
     def of(
         cls, model: ModelProto, source: ImageSource, spec: ImageSpec, indices: Sequence[int]
@@ -106,6 +115,11 @@ class HeldOut:
         """Run the float model on held-out images."""
         inputs = Inputs.read(source, spec, indices)
         return cls(inputs, run_graph(model, inputs, exact=False))
+
+    def first(self, count: int) -> HeldOut:
+        """Return the first ``count`` images, rounded up to whole batches."""
+        inputs = self.inputs.first(count)
+        return HeldOut(inputs, self.logits[: len(inputs.indices)])
 
     def score(self, graph: ModelProto) -> GraphScore:
         """Run a quantized graph, exactly as written, and compare."""

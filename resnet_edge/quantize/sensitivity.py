@@ -75,7 +75,7 @@ def rank_layers(
     with progress.task("sensitivity", total=len(by_proxy[:confirm])) as task:
         for name in by_proxy[:confirm]:
             alone = place(model.graph, keep_float=[n for n in errors if n != name])
-            graph = engine_graph(model, alone, table, int8_weights=False)
+            graph = engine_graph(model, alone, table, weights="rounded")
             measured[name] = held_out.score(graph).kl
             task.advance(status=f"{name} KL {measured[name]:.2g}")
     order = sorted(measured, key=lambda name: -measured[name])

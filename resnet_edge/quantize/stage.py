@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.bundle import Bundle
+    from resnet_edge.quantize.qdq import Weights
 
 __all__ = [
     "GRAPHS",
@@ -169,4 +170,5 @@ def _quantized(bundle: Bundle, graph: Graph, keep_float: Collection[str]) -> Mod
     if graph == "int8-fp16":
         model = to_fp16(model)
     placement = place(model.graph, keep_float=keep_float)
-    return engine_graph(model, placement, table, int8_weights=graph == "int8-fp16")
+    weights: Weights = "int8" if graph == "int8-fp16" else "float"
+    return engine_graph(model, placement, table, weights=weights)

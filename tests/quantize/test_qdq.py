@@ -19,8 +19,14 @@ from resnet_edge.export import MODEL
 from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
-from resnet_edge.quantize.qdq import engine_graph, quantize_weight, twin_graph, weight_scales
-from resnet_edge.reference import run_all
+from resnet_edge.quantize.qdq import (
+    Weights,
+    engine_graph,
+    quantize_weight,
+    twin_graph,
+    weight_scales,
+)
+from resnet_edge.reference import Golden, run_all
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
@@ -41,7 +47,8 @@ def convert(model: ModelProto, table: RangesTable, kind: str) -> ModelProto:
     if kind == "twin":
         return twin_graph(model, place(model.graph), table)
     model = to_fp16(model) if kind == "fp16" else model
-    return engine_graph(model, place(model.graph), table, int8_weights=kind != "int8")
+    weights: Weights = "float" if kind == "int8" else "int8"
+    return engine_graph(model, place(model.graph), table, weights=weights)
 
 
 def make(bundle: Bundle, kind: str) -> ModelProto:
@@ -89,6 +96,17 @@ def run(model: ModelProto, x: Array) -> Array:
 def fake_quantize(x: Array, amax: float) -> Array:
     scale = np.float32(amax / 127)
     return (np.clip(np.rint(x / scale), -128, 127) * scale).astype(np.float32)
+
+
+def test_rounded_weights_compute_bit_for_bit_what_the_quantized_ones_do(bundle: Bundle) -> None:
+    table = RangesTable.load(bundle.artifact(TABLE))
+    model = load_graph(bundle.artifact(MODEL))
+    pixels = Golden.load(bundle).pixels[:4]
+    feed = bundle.model.image_spec.to_input(pixels)
+    ways: tuple[Weights, ...] = ("float", "int8", "rounded")
+    logits = [run(engine_graph(model, place(model.graph), table, weights=w), feed) for w in ways]
+    assert np.array_equal(logits[0], logits[1])
+    assert np.array_equal(logits[0], logits[2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
