@@ -120,7 +120,7 @@ def _render_trials(console: Console, table: RangesTable) -> None:
     grid = Table(title="bake-off, scored on held-out images against the float model")
     for heading in ("", "equalized", "estimator", "bias correction"):
         grid.add_column(heading)
-    for heading in ("agreement %", "KL, nats"):
+    for heading in ("images", "agreement %", "KL, nats"):
         grid.add_column(heading, justify="right")
     for trial in table.trials:
         grid.add_row(
@@ -128,6 +128,7 @@ def _render_trials(console: Console, table: RangesTable) -> None:
             "yes" if trial["equalized"] else "no",
             trial["method"],
             "yes" if trial["bias_corrected"] else "no",
+            str(trial["images"]),
             f"{trial['agreement']:.2f}",
             f"{trial['kl']:.2g}",
             style="green" if trial["chosen"] else None,
