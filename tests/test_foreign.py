@@ -336,6 +336,39 @@ def test_tensorrt_rtx_builds_an_imported_model(
         assert built.size > 10_000
 
 
+PADDED = "Conv <pads=[1,1,1,1]>"
+SHARING = {
+    "bias": f"c = {PADDED}(x, w, sb) r = Relu(c) d = {PADDED}(r, v, sb) e = Relu(d) "
+    f"g = {PADDED}(e, u, sb) a = Add(g, r) s = Relu(a)",
+    "weight": f"c = {PADDED}(x, w, sb) r = Relu(c) d = {PADDED}(r, v) e = Relu(d) "
+    f"g = {PADDED}(e, v, sb) a = Add(g, r) s = Relu(a)",
+}
+
+
+@pytest.mark.parametrize("simplify", [True, False])
+@pytest.mark.parametrize("kind", SHARING)
+def test_layers_that_share_a_weight_or_a_bias_are_quantized_each_by_itself(
+    tmp_path: Path, shipped_images: Path, kind: str, simplify: bool
+) -> None:
+    original = plain(
+        f"{SHARING[kind]} m = GlobalAveragePool(s) f = Flatten(m) y = Gemm(f, fc)",
+        sb=numbers(8), v=numbers(8, 8, 3, 3, seed=1), u=numbers(8, 8, 3, 3, seed=2),
+    )  # fmt: skip
+    bundle = bring(tmp_path, original, ImportConfig(image_spec=SPEC, simplify=simplify)).bundle
+    weights = [n.input[1:] for n in load_graph(bundle.artifact(MODEL)).graph.node
+               if n.op_type in ("Conv", "Gemm")]  # fmt: skip
+    names = [name for layer in weights for name in layer]
+    assert len(names) == len(set(names))
+    images = open_images(shipped_images / "calibration")
+    calibrate(bundle, images, Recipe("test", "few images", "minmax", images=64))
+    golden = Golden.load(bundle)
+    x = bundle.model.image_spec.to_input(golden.pixels)
+    spread = golden.logits.max(1).mean() - golden.logits.min(1).mean()
+    for graph in GRAPHS:
+        quantized = load_graph(quantize(bundle, graph).path)
+        assert np.abs(run_original(quantized, x) - golden.logits).max() < 0.1 * spread, graph
+
+
 def test_a_model_that_mixes_the_images_of_a_batch_keeps_its_batch(tmp_path: Path) -> None:
     body = f"{BODY} t = Transpose <perm=[1,0]> (f) u = Reshape(t, one) y = Gemm(u, fc)"
     original = plain(body, (1, 3, SIZE, SIZE), one=np.array([1, 8]))
