@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GraphIndex",
     "attribute",
+    "fixed_batch",
     "insert_sorted",
     "load_graph",
     "opset_of",
@@ -104,6 +105,12 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
         if item.name == name:
             return helper.get_attribute_value(item)
     return default
+
+
+def fixed_batch(model: ModelProto) -> int | None:
+    """Return how many images a model takes at once, None if it takes any number."""
+    shape = model.graph.input[0].type.tensor_type.shape
+    return int(shape.dim[0].dim_value) or None
 
 
 def opset_of(model: ModelProto) -> int:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import ConfigError
 
+from resnet_edge.batches import portions
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -69,6 +71,31 @@ class Session(ABC):
     @abstractmethod
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once and return every output."""
+
+    @property
+    def batch(self) -> int | None:
+        """Images per call, None where any number runs."""
+        return self.inputs[0].shape[0]
+
+    def run_rows(self, rows: NDArray[Any], batch: int | None = None) -> dict[str, NDArray[Any]]:
+        """Run any number of images, whatever batch the network takes.
+
+        Args:
+            rows: The images.
+            batch: Images per call; default `batch`.
+
+        Returns:
+            Every output, with one row for each image.
+        """
+        import numpy as np
+
+        name, parts = self.inputs[0].name, []
+        for part, count in portions(rows, batch or self.batch):
+            found = self.run({name: part})
+            parts.append(found if count == len(part) else {k: v[:count] for k, v in found.items()})
+        if len(parts) == 1:
+            return parts[0]
+        return {key: np.concatenate([found[key] for found in parts]) for key in parts[0]}
 
     @abstractmethod
     def close(self) -> None:

@@ -131,7 +131,7 @@ def _count_all(
     began = stored = time.monotonic()
     with ThreadPoolExecutor(max_workers=1) as counter:
         for batch, rows in feeds:
-            outputs = session.run({name: batch})
+            outputs = session.run_rows(batch)
             if pending is not None:
                 pending.result()
             used += rows
@@ -253,9 +253,11 @@ def _expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
 
 
 def _batch_size(session: Session, name: str, spec: ImageSpec) -> int:
-    """Choose the batch so that one batch's activations stay within a fixed budget."""
+    """Choose the batch so that its activations stay within a budget, where the network lets us."""
     import numpy as np
 
+    if session.batch is not None:
+        return session.batch
     blank = np.zeros((1, *spec.crop, spec.channels), np.uint8)
     outputs = session.run({name: spec.to_input(blank)})
     size = sum(value.nbytes for value in outputs.values())

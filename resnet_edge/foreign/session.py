@@ -81,15 +81,8 @@ class ForeignSession(Session):
         images = feed["input"]
         if (self._source.layout, self._source.dtype) == ("NHWC", "float32"):
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        batch = self._source.batch or len(images)
-        rows: dict[str, list[NDArray[Any]]] = {name: [] for name in self._names}
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
-            filled = part[np.arange(batch) % len(part)]
-            found = self._session.run({self._source.name: filled})
-            for name in self._names:
-                rows[name].append(found[name].reshape(batch, -1)[: len(part)])
-        return {name: np.concatenate(parts) for name, parts in rows.items()}
+        found = self._session.run_rows(images, self._source.batch)
+        return {name: found[name].reshape(len(images), -1) for name in self._names}
 
     def close(self) -> None:
         """Drop the session."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.batches import portions
 from resnet_edge.quantize.placement import origin_of
 from resnet_edge.quantize.qdq import round_weight, weight_scales
 
@@ -170,4 +171,5 @@ def _run(
         probed.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     with OnnxRuntimeSession(probed) as session:
         for array in inputs:
-            yield len(array), session.run({session.inputs[0].name: array})
+            for part, _ in portions(array, session.batch):
+                yield len(part), session.run({session.inputs[0].name: part})

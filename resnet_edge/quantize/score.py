@@ -63,8 +63,7 @@ def run_graph(
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
     with OnnxRuntimeSession(model, exact=exact) as session:
-        name = session.inputs[0].name
-        rows = [next(iter(session.run({name: array}).values())) for array in inputs]
+        rows = [next(iter(session.run_rows(array).values())) for array in inputs]
     return np.concatenate(rows)
 
 
