@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnet_edge.errors import ConfigError
-
 from resnet_edge.batches import portions
+from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
