@@ -149,7 +149,7 @@ def class_output(
         )
     raise GraphError(
         f"several outputs could be the logits: {', '.join(candidates)}",
-        hint="say which one to take by its name",
+        hint="say which: resnet-edge export MODEL.onnx --output-name NAME",
     )
 
 
