@@ -26,6 +26,8 @@ from resnet_edge.quantize.score import HeldOut, Inputs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from resnet_edge.calibrate.collect import Collected, Partial
@@ -75,6 +77,7 @@ class Trial:
             "bias_corrected": self.bias_corrected,
             "agreement": self.score.agreement,
             "kl": self.score.kl,
+            "top1": self.score.top1,
             "images": self.images,
             "chosen": self.chosen,
         }
@@ -119,6 +122,7 @@ def bake_off(
     *,
     calibrate_on: Sequence[int],
     choose_on: Sequence[int],
+    labels: NDArray[np.int64] | None = None,
     percent: float = 99.99,
     partial: Partial | None = None,
     progress: Progress = SILENT,
@@ -131,6 +135,7 @@ def bake_off(
         spec: Preprocessing.
         calibrate_on: Images to collect ranges on.
         choose_on: Other images, to score on.
+        labels: Class index of every image of the source, to report top-1; None without.
         percent: Of the percentile estimator.
         partial: Where an interrupted full pass is kept.
         progress: Listener.
@@ -139,7 +144,7 @@ def bake_off(
         CalibrationError: Activations are not finite.
         DataError: Too many images cannot be decoded.
     """
-    held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED])
+    held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED], labels)
     trials: list[Trial] = []
     base, equalized = _choose_equalization(
         model, source, spec, calibrate_on, held_out, trials, percent, progress

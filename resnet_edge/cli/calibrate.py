@@ -127,11 +127,12 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
     source = f"of {table.recipe['name']}" if taken_over else f"by {table.recipe['name']} on {what}"
     grid = Table(title=f"ranges {source}")
     grid.add_column("tensor")
-    for heading in ("min", "max", *methods, "scale"):
+    for heading in ("min", "max", *methods, "scale", "SQNR dB"):
         grid.add_column(heading, justify="right")
     for name, found in table.tensors.items():
         values = (found.minimum, found.maximum, *found.estimates.values(), found.amax / 127)
-        grid.add_row(name, *[f"{value:.4g}" for value in values])
+        ratio = "–" if found.sqnr_db is None else f"{found.sqnr_db:.1f}"
+        grid.add_row(name, *[f"{value:.4g}" for value in values], ratio)
     console.print(grid)
     if table.trials:
         _render_trials(console, table)
@@ -146,7 +147,8 @@ def _render_trials(console: Console, table: RangesTable) -> None:
     grid = Table(title="bake-off, scored on held-out images against the float model")
     for heading in ("", "equalized", "estimator", "bias correction"):
         grid.add_column(heading)
-    for heading in ("images", "agreement %", "KL, nats"):
+    labelled = table.trials[0].get("top1") is not None
+    for heading in ("images", "agreement %", "KL, nats", *(["top-1 %"] if labelled else [])):
         grid.add_column(heading, justify="right")
     for trial in table.trials:
         grid.add_row(
@@ -157,6 +159,7 @@ def _render_trials(console: Console, table: RangesTable) -> None:
             str(trial["images"]),
             f"{trial['agreement']:.2f}",
             f"{trial['kl']:.2g}",
+            *([f"{trial['top1']:.2f}"] if labelled else []),
             style="green" if trial["chosen"] else None,
         )
     console.print(grid)

@@ -86,10 +86,12 @@ class GraphScore:
     Attributes:
         agreement: Images with the same class, in percent.
         kl: Mean KL divergence of the softmax, in nats.
+        top1: Images with the right class, in percent; None without labels.
     """
 
     agreement: float
     kl: float
+    top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,21 +101,29 @@ class HeldOut:
     Attributes:
         inputs: The images.
         logits: The float model's logits.
+        labels: Class indices; None without.
     """
 
     inputs: Inputs
     logits: NDArray[np.float32]
+    labels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
 
     @classmethod
     def of(
-        cls, model: ModelProto, source: ImageSource, spec: ImageSpec, indices: Sequence[int]
+        cls,
+        model: ModelProto,
+        source: ImageSource,
+        spec: ImageSpec,
+        indices: Sequence[int],
+        labels: NDArray[np.int64] | None = None,
     ) -> HeldOut:
-        """Run the float model on held-out images."""
+        """Run the float model on held-out images; ``labels`` are those of the whole source."""
         inputs = Inputs.read(source, spec, indices)
-        return cls(inputs, run_graph(model, inputs, exact=False))
+        known = None if labels is None else labels[list(inputs.indices)]
+        return cls(inputs, run_graph(model, inputs, exact=False), known)
 
     def first(self, count: int) -> HeldOut:
         """Return the first ``count`` images, rounded up to whole batches."""
@@ -124,4 +134,7 @@ class HeldOut:
         """Run a quantized graph, exactly as written, and compare."""
         logits = run_graph(graph, self.inputs, exact=True)
         same = float((logits.argmax(1) == self.logits.argmax(1)).mean())
-        return GraphScore(100 * same, mean_kl(self.logits, logits))
+        right = None if self.labels is None else float((logits.argmax(1) == self.labels).mean())
+        return GraphScore(
+            100 * same, mean_kl(self.logits, logits), None if right is None else 100 * right
+        )
