@@ -120,11 +120,14 @@ class BuildConfig:
         precision: ``fp32``, ``fp16`` or ``int8``.
         rest: For ``int8``: type of everything that is not quantized, ``fp16`` or ``fp32``.
         profile: Smallest, optimal and largest batch of the optimization profile.
+        reduce_range: For the CPU twin: 7-bit weights, for an x86 without VNNI; default as this
+            machine needs it.
     """
 
     precision: Precision
     rest: Literal["fp16", "fp32"] = "fp16"
     profile: tuple[int, int, int] = (1, 8, 32)
+    reduce_range: bool | None = None
 
     def __post_init__(self) -> None:
         low, best, high = self.profile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,6 +39,13 @@ def build(
             "1,8,32, or what the model is fixed to."
         ),
     ] = None,
+    reduce_range: Annotated[
+        bool | None,
+        typer.Option(
+            help="INT8 for the CPU: 7-bit weights, as an x86 without VNNI needs them; default as "
+            "this machine does."
+        ),
+    ] = None,
     resize: options.ResizeOption = None,
     crop: options.CropOption = None,
     interpolation: options.InterpolationOption = None,
@@ -62,7 +69,7 @@ def build(
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     opened = options.open_bundle(bundle, out, flags)
     resolved = resolve_target(target)
-    config = _config(opened, int8, fp16, profile)
+    config = replace(_config(opened, int8, fp16, profile), reduce_range=reduce_range)
     if data is not None:
         calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
     result = run_build(opened, resolved, config, progress=out.progress)

@@ -35,13 +35,14 @@ __all__ = [
 Weights = Literal["float", "int8", "rounded"]
 
 _QMAX = 127
+_REDUCED = 64  # of 127: 2 x 255 x 64 fits int16
 _UMAX = 255
 _ZERO = 128  # zero-point of a signed tensor stored as uint8
 _FP16_SCALES_SINCE = 19
 
 
-def weight_scales(weight: NDArray[Any]) -> NDArray[Any]:
-    """Return one scale per output channel (axis 0): ``max|w| / 127``.
+def weight_scales(weight: NDArray[Any], qmax: int = _QMAX) -> NDArray[Any]:
+    """Return one scale per output channel (axis 0): ``max|w| / qmax``.
 
     Computed in the weight's own type and rounded up there, so that nothing is clipped when the
     scale is a float16. A channel of zeros gets scale 1.
@@ -49,7 +50,7 @@ def weight_scales(weight: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     amax = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-    exact = np.where(amax > 0, amax / _QMAX, 1.0)
+    exact = np.where(amax > 0, amax / qmax, 1.0)
     scale = exact.astype(weight.dtype)
     if weight.dtype == np.float16:
         scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
@@ -114,11 +115,15 @@ def engine_graph(
     return writer.finish()
 
 
-def twin_graph(model: ModelProto, placement: Placement, table: RangesTable) -> ModelProto:
+def twin_graph(
+    model: ModelProto, placement: Placement, table: RangesTable, *, reduce_range: bool = False
+) -> ModelProto:
     """Return the CPU twin: uint8 activations, int8 weights, int32 biases, Q/DQ everywhere.
 
     A tensor that is never negative gets zero-point 0 and scale ``amax / 255``, which lets ONNX
     Runtime absorb the ReLU in front of it; a signed one gets zero-point 128 and ``amax / 127``.
+    With ``reduce_range`` weights stay within 64 steps, so that the sum of two products fits the
+    16 bits that an x86 without VNNI adds them in.
     """
     writer = _Writer(model)
     pairs: dict[str, _Pair] = {t: _twin_pair(table, t) for t in placement.twin_points}
@@ -132,7 +137,7 @@ def twin_graph(model: ModelProto, placement: Placement, table: RangesTable) -> M
             writer.rewire(node, tensor, dequantized)
     for node in writer.weighted(placement):
         source = node.input[0].removesuffix(_DQ)
-        writer.quantize_layer(node, pairs[source].scale)
+        writer.quantize_layer(node, pairs[source].scale, _REDUCED if reduce_range else _QMAX)
     return writer.finish()
 
 
@@ -247,12 +252,12 @@ class _Writer:
         stored = self.add(f"{tensor}_quantized", values)
         return self._dequantize(tensor, stored, self._parameters(tensor, pair), pair)
 
-    def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any]) -> None:
+    def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any], qmax: int) -> None:
         """Store a layer's weights as int8 and its bias as int32 of scale input x weight."""
         import numpy as np
 
         name, weight = node.input[1], self.constant(node.input[1])
-        scales = weight_scales(weight)
+        scales = weight_scales(weight, qmax)
         bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None:
             scales = _scales_for_bias(weight, scales, bias, float(input_scale))

@@ -128,7 +128,8 @@ class HeldOut:
     def first(self, count: int) -> HeldOut:
         """Return the first ``count`` images, rounded up to whole batches."""
         inputs = self.inputs.first(count)
-        return HeldOut(inputs, self.logits[: len(inputs.indices)])
+        n = len(inputs.indices)
+        return HeldOut(inputs, self.logits[:n], None if self.labels is None else self.labels[:n])
 
     def score(self, graph: ModelProto) -> GraphScore:
         """Run a quantized graph, exactly as written, and compare."""

@@ -40,11 +40,13 @@ def pair(
     request: pytest.FixtureRequest, calibrated: Callable[[str], Bundle], tmp_path: Path
 ) -> tuple[Bundle, Bundle]:
     """A calibrated bundle, and its copy without the calibration."""
-    source = calibrated(request.param)
-    copy = Path(shutil.copytree(source.path, tmp_path / "copy"))
+    source, copy = (
+        Path(shutil.copytree(calibrated(request.param).path, tmp_path / name))
+        for name in ("source", "copy")
+    )
     (copy / TABLE).unlink()
     (copy / CACHE).unlink()
-    return source, Bundle.open(copy)
+    return Bundle.open(source), Bundle.open(copy)
 
 
 def weights_of(model: ModelProto) -> list[str]:

@@ -109,6 +109,25 @@ def test_rounded_weights_compute_bit_for_bit_what_the_quantized_ones_do(bundle: 
     assert np.array_equal(logits[0], logits[2])
 
 
+def test_reduced_weights_leave_room_for_the_sum_of_two_products(bundle: Bundle) -> None:
+    table, model = RangesTable.load(bundle.artifact(TABLE)), load_graph(bundle.artifact(MODEL))
+    placement = place(model.graph)
+    floats = GraphIndex(model.graph)
+    for reduce, qmax in ((False, 127), (True, 64)):
+        graph = twin_graph(model, placement, table, reduce_range=reduce)
+        index, largest = GraphIndex(graph.graph), []
+        for layer in nodes(graph, "Conv", "Gemm"):
+            dq = index.producer[layer.input[1]]
+            steps, scale = constant(index, dq.input[0]), constant(index, dq.input[1])
+            assert steps.dtype == np.int8
+            largest.append(int(np.abs(steps.astype(int)).max()))
+            shaped = scale.reshape(-1, *[1] * (steps.ndim - 1))
+            weight = constant(floats, layer.input[1].removesuffix("_dequantized"))
+            assert (np.abs(steps * shaped - weight) <= 0.5001 * shaped).all()
+        assert max(largest) == qmax
+    assert 2 * 255 * 64 <= np.iinfo(np.int16).max < 2 * 255 * 127
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_pair_is_symmetric_and_has_positive_scales(bundle: Bundle, kind: str) -> None:
     model = make(bundle, kind)
