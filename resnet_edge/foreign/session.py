@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.backends.base import Session, TensorSpec
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ConfigError, GraphError
-from resnet_edge.graph import GraphIndex, attribute, opset_of
+from resnet_edge.graph import GraphIndex, attribute, expose, opset_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_edge.foreign.model import ImageInput
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["ClassOutput", "ForeignSession", "class_output", "expose"]
+__all__ = ["ClassOutput", "ForeignSession", "class_output"]
 
 _TWO = 2  # images in a blank batch, so that the batch shows in the shapes
 _RESHAPING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -87,17 +87,6 @@ class ForeignSession(Session):
     def close(self) -> None:
         """Drop the session."""
         self._session.close()
-
-
-def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
-    """Return a copy of a model that also outputs ``tensors``."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {o.name for o in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in present)
-    return copy
 
 
 def class_output(

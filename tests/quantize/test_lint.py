@@ -14,9 +14,8 @@ from onnx import TensorProto, numpy_helper
 
 from resnet_edge.calibrate.table import RangesTable, TensorRange
 from resnet_edge.errors import BuildError, GraphError
-from resnet_edge.quantize.lint import FLAVOURS, Finding, Flavour, lint, select
+from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
 from resnet_edge.quantize.lint_fix import fix
-from resnet_edge.quantize.lint_rules import RULES
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph
