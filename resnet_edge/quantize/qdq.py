@@ -159,8 +159,8 @@ def _range(table: RangesTable, tensor: str) -> TensorRange:
     if found is None:
         raise GraphError(
             f"the ranges table has no range for {tensor}",
-            hint="calibrate this very model on images: the ranges belong to another one, or were "
-            "taken over from a tool that has none for this tensor",
+            hint="the ranges belong to another model, or were taken over from a tool that has none "
+            "for this tensor: calibrate on images, or leave the layers that read it in float",
         )
     return found
 
