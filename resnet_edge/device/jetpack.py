@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from resnet_edge.device.versions import parts
 
-__all__ = ["Release", "release_of"]
+__all__ = ["RELEASES", "Release", "release_of"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Release:
 
 # jetson_stats (jtop/core/jetson_variables.py) and jetpack-nixos (README, sourceinfo/*-debs.json);
 # the TensorRT of JetPack 5.0 is unverified.
-_RELEASES = tuple(
+RELEASES = tuple(
     Release(l4t, jetpack, *software)
     for software, pairs in (
         (("10.2", "8.0.1", "3.6"), (("32.6.1", "4.6"),)),
@@ -76,5 +76,5 @@ def release_of(l4t: str) -> Release | None:
     A patch release that is younger than this table keeps the JetPack before it.
     """
     numbers = parts(l4t)
-    known = [r for r in _RELEASES if parts(r.l4t)[0] == numbers[0] and parts(r.l4t) <= numbers]
+    known = [r for r in RELEASES if parts(r.l4t)[0] == numbers[0] and parts(r.l4t) <= numbers]
     return max(known, key=lambda r: parts(r.l4t), default=None) if numbers else None
