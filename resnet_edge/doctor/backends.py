@@ -33,7 +33,8 @@ def check_pytorch(machine: Machine) -> list[Check]:
         return [warn("package", f"{found} cannot use the GPU", check_driver(machine).fix or
                      "python -c 'import torch; torch.cuda.init()' says why")]  # fmt: skip
     fix = (
-        "pip install torch --index-url https://pypi.jetson-ai-lab.io (JetPack's own builds)"
+        "pip install torch --index-url https://pypi.jetson-ai-lab.io/jp6/cu126 (JetPack 6; for "
+        "others see pypi.jetson-ai-lab.io)"
         if machine.jetson
         else "pip install --force-reinstall torch (from PyPI: the CUDA build)"
     )
