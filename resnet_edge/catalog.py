@@ -62,9 +62,10 @@ def copy_entry(folder: str, name: str, to: str) -> Path:
     source = Path(name) if name.endswith(".toml") else _files(folder).get(name)
     if source is None or not source.is_file():
         raise ConfigError(f"no such entry: {name}", hint=f"look into {folder}")
-    destination = Path(to) if to.endswith(".toml") else Path(folder) / f"{to}.toml"
-    if not re.fullmatch(r"[\w.-]+", destination.stem):
+    is_path = to.endswith(".toml")
+    if not re.fullmatch(r"[\w.-]+", Path(to).stem if is_path else to):
         raise ConfigError(f"{to!r} is no name", hint="use letters, digits, dots and dashes")
+    destination = Path(to) if is_path else Path(folder) / f"{to}.toml"
     if destination.exists():
         raise ConfigError(f"{destination} exists already", hint="choose another name")
     write_bytes(destination, source.read_bytes())
