@@ -63,7 +63,7 @@ def copy_entry(folder: str, name: str, to: str) -> Path:
     if source is None or not source.is_file():
         raise ConfigError(f"no such entry: {name}", hint=f"look into {folder}")
     is_path = to.endswith(".toml")
-    if not re.fullmatch(r"[\w.-]+", Path(to).stem if is_path else to):
+    if not re.fullmatch(r"\w[\w.-]*", Path(to).stem if is_path else to):
         raise ConfigError(f"{to!r} is no name", hint="use letters, digits, dots and dashes")
     destination = Path(to) if is_path else Path(folder) / f"{to}.toml"
     if destination.exists():
