@@ -96,8 +96,8 @@ def _render_list(console: Console, found: tuple[Target, ...]) -> None:
 
 def _render(console: Console, data: dict[str, Any]) -> None:
     for key, value in data.items():
-        if key == "software":
-            console.print("software:" if value else "software: not stated")
+        if key == "software" and value:
+            console.print("software:")
             for item in value:
                 console.print(f"  {_inline(item)}")
         elif value not in (None, "", ()):

@@ -85,6 +85,9 @@ def test_the_runtime_says_that_the_driver_is_too_old(tmp_path: Path) -> None:
     assert query_runtime(["libnothing.so", library]) == Runtime(library, "13.0", 35)
     good = compile_library(tmp_path, "g", RUNTIME, ERROR=0)
     assert query_runtime([good, library]) == Runtime(good, "13.0", 0)
+    assert query_runtime([library, good]) == Runtime(good, "13.0", 0)
+    newer = compile_library(tmp_path, "n", RUNTIME, ERROR=46)
+    assert query_runtime([library, newer]) == Runtime(library, "13.0", 35)
 
 
 def test_what_is_no_runtime_is_passed_over(tmp_path: Path) -> None:
