@@ -134,6 +134,13 @@ def test_a_gpu_that_no_target_is_like_is_refused() -> None:
     assert "--target cpu" in (caught.value.hint or "")
 
 
+def test_a_jetson_that_shows_only_its_gpu_is_asked_which_one_it_is() -> None:
+    orin = Driver("12.6", (Gpu("Orin", "8.7", 60 * GIB, integrated=True),))
+    with pytest.raises(ConfigError, match=r"Orin.*8\.7") as caught:
+        automatic_target(None, orin, 0, TARGETS)
+    assert "--target with one of jetson-agx-orin-32gb" in (caught.value.hint or "")
+
+
 def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert automatic_target(None, Driver(), 0, TARGETS).name == "cpu"
     with pytest.raises(ConfigError, match="cpu"):
