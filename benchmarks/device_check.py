@@ -75,6 +75,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--target", default="auto", help="a name or a .toml file (default auto)")
     made.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
     made.add_argument(
+        "--bundle", action="append", default=[], metavar="NAME=FOLDER",
+        help="a network exported elsewhere, for a machine without PyTorch",
+    )  # fmt: skip
+    made.add_argument(
         "--checkpoint", action="append", default=[], metavar="NAME=FILE",
         help="trained weights of a network; without them ResNet-18 and -50 get random ones",
     )  # fmt: skip
@@ -115,20 +119,26 @@ def check_device(session: Session, options: argparse.Namespace) -> None:
             session.run(name, [str(WORKER), "memory", library])
         else:
             session.skip(name, "not installed, or it cannot be imported")
+    bundles: list[str] = []
     for network in options.networks:
-        check_network(session, {**target, "chosen": chosen}, network, options)
-    check_rtx_refusal(session)
+        bundle = open_bundle(session, network, options)
+        if bundle is not None:
+            check_network(session, {**target, "chosen": chosen}, network, bundle, options)
+            bundles.append(bundle)
+    if bundles:
+        check_rtx_refusal(session, bundles[0])
 
 
 def run_gpu_tests(session: Session) -> None:
     """Run the tests marked gpu; what this machine has must not be skipped."""
     report = session.work / "gpu-tests.xml"
     report.unlink(missing_ok=True)
+    files = [f for f in (REPOSITORY / "tests").rglob("test_*.py") if "mark.gpu" in f.read_text()]
     step = session.run(
         "tests marked gpu",
-        ["-m", "pytest", str(REPOSITORY / "tests"), "-m", "gpu", "-q", "-p", "no:cacheprovider",
+        ["-m", "pytest", *map(str, sorted(files)), "-m", "gpu", "-q", "-p", "no:cacheprovider",
          "-c", str(REPOSITORY / "pyproject.toml"), f"--junitxml={report}"],
-        environment={"RESNET_EDGE_REQUIRE": ",".join(required(session))},
+        environment={"RESNET_EDGE_REQUIRE": ",".join(session.required)},
         read=lambda _: read_junit(report) if report.is_file() else None,
         judge=lambda counted: "" if counted and counted["passed"] else "no test ran",
     )  # fmt: skip
@@ -136,57 +146,56 @@ def run_gpu_tests(session: Session) -> None:
         session.skip(f"test {skipped['test']}", skipped["reason"])
 
 
-def required(session: Session) -> list[str]:
-    """Return what tests may not skip on this machine, as `tests.conftest.require` names it."""
-    found = {"gpu"}
-    if sees_gpu(session, "torch"):
-        found.add("torch")
-    if sees_gpu(session, "onnxruntime"):
-        found |= {"onnxruntime", "onnxruntime-cuda"}
-    found |= {n.partition(".")[0] for n in ("pycuda", "cuda.bindings") if session.package(n)}
-    found |= {n for n in ("tensorrt", "tensorrt_rtx", "trtexec") if runs_engines(session, n)}
-    return sorted(found)
+def open_bundle(session: Session, network: str, options: argparse.Namespace) -> str | None:
+    """Return a network's bundle, exported here where it was not given; None if there is none."""
+    given = named(options.bundle).get(network)
+    if given is not None:
+        return given
+    if session.package("torch") is None:
+        session.skip(network, "no PyTorch to export with: export elsewhere, then --bundle")
+        return None
+    checkpoint = checkpoint_of(session, network, options)
+    if not Path(checkpoint).is_file():
+        name = f"{network}: random weights"
+        if session.run(name, ["-c", RANDOM_WEIGHTS, network, checkpoint]).failed:
+            return None
+    bundle = str(session.work / network)
+    exported = session.command(f"{network}: export", "export", checkpoint, "-o", bundle)
+    return None if exported.failed else bundle
 
 
-def sees_gpu(session: Session, name: str) -> bool:
-    """Say whether PyTorch or ONNX Runtime computes on the GPU."""
-    details = (session.package(name) or {}).get("details", {})
-    return bool(details.get("gpus") or details.get("cuda_works"))
+def checkpoint_of(session: Session, network: str, options: argparse.Namespace) -> str:
+    """Return a network's weights: given, shipped, or random ones of this run."""
+    shipped = str(SHIPPED) if network == "resnet20" else str(session.work / f"{network}.pt")
+    return named(options.checkpoint).get(network, shipped)
 
 
-def runs_engines(session: Session, backend: str) -> bool:
-    """Say whether engines of a backend run here; TensorRT-RTX may be able to build only."""
-    state = session.doctor["backends"].get(backend)
-    if not state or not state["usable"]:
-        return False
-    return backend != "tensorrt_rtx" or all(c["status"] == "ok" for c in state["checks"])
+def named(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the paths of NAME=PATH options."""
+    return {name: str(Path(path).resolve()) for name, _, path in (p.partition("=") for p in pairs)}
 
 
 def check_network(
-    session: Session, target: dict[str, Any], network: str, options: argparse.Namespace
-) -> None:
-    """Export a network, then run it by every means this machine has."""
-    given = dict(item.split("=", 1) for item in options.checkpoint)
-    checkpoint = str(Path(given[network]).resolve()) if network in given else str(SHIPPED)
-    trained = network in given or network == "resnet20"
-    if not trained:
-        checkpoint = str(session.work / f"{network}.pt")
-        name = f"{network}: random weights"
-        if session.run(name, ["-c", RANDOM_WEIGHTS, network, checkpoint]).failed:
-            return
-    bundle = str(session.work / network)
-    if session.command(f"{network}: export", "export", checkpoint, "-o", bundle).failed:
-        return
-    data = str(options.data.resolve()) if options.data and network in given else None
+    session: Session, target: dict[str, Any], network: str, bundle: str,
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Run a network by every means this machine has."""
+    trained = network in named(options.checkpoint) or network == "resnet20"
+    data = str(options.data.resolve()) if options.data and trained else None
+    if network == "resnet20":
+        data = None  # the shipped network has the shipped images
     check_engines(session, target, network, bundle, data, gated=trained)
+    checkpoint = checkpoint_of(session, network, options)
     for package, title, last in (
         ("torch", "PyTorch", checkpoint), ("onnxruntime", "ONNX Runtime", "model.onnx"),
     ):  # fmt: skip
         name = f"{network}: {title} on the GPU"
-        if sees_gpu(session, package):
-            session.run(name, [str(WORKER), package, bundle, last], judge=judge_logits)
+        if not session.sees_gpu(package):
+            session.skip(name, f"{title} is not installed here, or cannot use the GPU")
+        elif package == "torch" and network in named(options.bundle):
+            session.skip(name, "the bundle was made elsewhere")
         else:
-            session.skip(name, f"{title} is missing here or is a build without CUDA")
+            session.run(name, [str(WORKER), package, bundle, last], judge=judge_logits)
 
 
 def judge_logits(values: dict[str, Any]) -> str:
@@ -206,7 +215,7 @@ def check_engines(
 ) -> None:  # fmt: skip
     """Build, verify and time engines for this machine."""
     backend = target.get("backend", "")
-    if not runs_engines(session, backend):
+    if not session.runs_engines(backend):
         state = session.doctor["backends"].get(backend, {"checks": []})
         bad = [check["found"] for check in state["checks"] if check["status"] != "ok"]
         reason = bad[0] if bad else "there is no target for this machine"
@@ -238,11 +247,11 @@ def check_engines(
     )  # fmt: skip
 
 
-def check_rtx_refusal(session: Session) -> None:
+def check_rtx_refusal(session: Session, bundle: str) -> None:
     """On a GPU that TensorRT-RTX does not know, a build for it must be refused with that reason."""
-    bundle, gpu = session.work / NETWORKS[0], session.gpus[0]
+    gpu = session.gpus[0]
     known = session.run("GPUs of TensorRT-RTX", ["-c", RTX_GPUS]).values or []
-    if gpu["compute_capability"] in known or not bundle.is_dir():
+    if gpu["compute_capability"] in known:
         return
     wrong = session.work / "rtx-here.toml"
     wrong.write_text(
@@ -251,7 +260,7 @@ def check_rtx_refusal(session: Session) -> None:
     )
     session.command(
         "TensorRT-RTX is refused here",
-        "build", str(bundle), "--fp16", "--target", str(wrong),
+        "build", bundle, "--fp16", "--target", str(wrong),
         codes=(1,),
         judge=lambda found: (
             "" if "does not support" in found["error"]["message"]

@@ -72,6 +72,30 @@ class Session:
         package: dict[str, Any] | None = self.doctor["machine"]["packages"].get(name)
         return package if package and package["version"] is not None else None
 
+    def sees_gpu(self, name: str) -> bool:
+        """Say whether PyTorch or ONNX Runtime computes on the GPU."""
+        details = (self.package(name) or {}).get("details", {})
+        return bool(details.get("gpus") or details.get("cuda_works"))
+
+    def runs_engines(self, backend: str) -> bool:
+        """Say whether engines of a backend run here; TensorRT-RTX may be able to build only."""
+        state = self.doctor["backends"].get(backend)
+        if not state or not state["usable"]:
+            return False
+        return backend != "tensorrt_rtx" or all(c["status"] == "ok" for c in state["checks"])
+
+    @property
+    def required(self) -> list[str]:
+        """What tests may not skip on this machine, as `tests.conftest.require` names it."""
+        found = {"gpu"}
+        if self.sees_gpu("torch"):
+            found.add("torch")
+        if self.sees_gpu("onnxruntime"):
+            found |= {"onnxruntime", "onnxruntime-cuda"}
+        found |= {n.partition(".")[0] for n in ("pycuda", "cuda.bindings") if self.package(n)}
+        found |= {n for n in ("tensorrt", "tensorrt_rtx", "trtexec") if self.runs_engines(n)}
+        return sorted(found)
+
     def add(self, step: Step) -> Step:
         """Note a step and print it."""
         self.steps.append(step)

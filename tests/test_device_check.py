@@ -117,9 +117,9 @@ def test_what_is_there_may_not_be_skipped(tmp_path: Path) -> None:
     )
     doctor["backends"]["trtexec"]["usable"] = False
     session = session_with(tmp_path, doctor)
-    assert device_check.required(session) == ["cuda", "gpu", "tensorrt", "tensorrt_rtx", "torch"]
+    assert session.required == ["cuda", "gpu", "tensorrt", "tensorrt_rtx", "torch"]
     doctor["backends"]["tensorrt_rtx"]["checks"][0]["status"] = "warn"
-    assert "tensorrt_rtx" not in device_check.required(session)
+    assert "tensorrt_rtx" not in session.required
 
 
 def test_a_test_report_is_counted(tmp_path: Path) -> None:
