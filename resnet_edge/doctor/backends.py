@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "check_device_memory"]
 
+_DEVICE_LIBRARIES = (("pycuda", "pycuda"), ("cuda.bindings", "cuda-python"))  # in this order
+
 
 def check_pytorch(machine: Machine) -> list[Check]:
     """Check what export and the reference need."""
@@ -178,21 +180,20 @@ def check_trtexec(machine: Machine) -> list[Check]:
 
 def check_device_memory(machine: Machine) -> Check:
     """Say which package gives device memory, streams and events: the first that imports."""
-    for name, title in (("pycuda", "pycuda"), ("cuda.bindings", "cuda-python")):
-        package = machine.usable(name)
-        if package is not None:
+    problem = "neither pycuda nor cuda-python"
+    for name, title in _DEVICE_LIBRARIES:
+        package = machine.packages.get(name)
+        if package is not None and package.version is not None:
             return ok("device memory", f"{title} {package.version}")
-    broken = [f"{n}: {p.error}" for n, p in machine.packages.items() if n in
-              ("pycuda", "cuda.bindings") and p.error]  # fmt: skip
-    major = parts(machine.driver.cuda or "12")[0]
-    wheels = f"pip install 'cuda-python=={major}.*' (prebuilt)"
+        if package is not None:
+            problem = f"{title} cannot be imported: {package.error}"
+    wheels = f"pip install 'cuda-python=={parts(machine.driver.cuda or '12')[0]}.*' (prebuilt)"
     if machine.nvcc is None:
-        found = broken[0] if broken else "neither pycuda nor cuda-python"
         fix = f"{wheels}; pycuda is compiled at installation and there is no nvcc here"
     else:
-        found = broken[0] if broken else "neither pycuda nor cuda-python"
-        fix = f"PATH={machine.nvcc.removesuffix('/nvcc')}:$PATH pip install pycuda; or {wheels}"
-    return fail("device memory", found, fix)
+        folder = machine.nvcc.removesuffix("/nvcc")
+        fix = f"PATH={folder}:$PATH pip install pycuda; or {wheels}"
+    return fail("device memory", problem, fix)
 
 
 def _needs_gpu(machine: Machine) -> Check:
