@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,10 @@ def install(session: Session, wheels: Path) -> bool:
     made = session.run("environment", ["-m", "venv", "--system-site-packages", str(environment)])
     if made.failed:
         return False
+    if sys.prefix != sys.base_prefix:  # a venv's venv sees the system's packages, not its parent's
+        packages = next(environment.glob("lib/python3*/site-packages"))
+        parents = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+        (packages / "parent.pth").write_text("\n".join(parents) + "\n")
     session.python = str(environment / "bin" / "python")
     pip = ["-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
     if session.run("packages", [*pip, *ready]).failed:

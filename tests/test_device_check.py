@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +91,28 @@ def test_on_a_gpu_without_any_runtime_the_rest_is_checked_and_the_gaps_are_named
     unverified = "\n".join(result["unverified"])
     for gap in ("PyTorch on the GPU", "ONNX Runtime on the GPU", "device memory", "Jetson"):
         assert gap in unverified
+
+
+@pytest.mark.slow
+def test_packages_come_from_a_folder_over_what_is_there(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        info = "tiny-1.0.dist-info"
+        wheel.writestr("tiny.py", "answer = 42\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(
+            f"{info}/RECORD", f"tiny.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    (wheels / "broken-1.0.tar.gz").write_bytes(b"no archive")
+    session = device_session.Session(sys.executable, tmp_path, 300.0)
+    assert device_check.install(session, wheels)
+    assert session.steps[-1].failed, "what cannot be compiled is told"
+    step = session.run("import", ["-c", "import numpy, tiny; print(tiny.answer)"])
+    assert (step.detail, step.values) == ("", 42)
 
 
 def session_with(tmp_path: Path, doctor: dict[str, Any]) -> Any:
