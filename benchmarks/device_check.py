@@ -15,7 +15,7 @@ machine instead. Source packages in it (pycuda has no wheels) are compiled, whic
 
     pip download -d wheels onnx onnxscript onnxsim onnxruntime safetensors typer rich pillow \
         pytest hypothesis
-    pip download -d wheels --no-binary pycuda pycuda
+    pip download -d wheels --no-binary pycuda pycuda setuptools wheel numpy
 
 Needs nothing but Python itself to start.
 """
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def install(session: Session, wheels: Path) -> bool:
     """Make an environment from a folder of packages, over what the machine's Python has."""
     environment = session.work / "venv"
-    ready = sorted(map(str, wheels.glob("*.whl")))
+    ready = sorted({"==".join(wheel.name.split("-")[:2]) for wheel in wheels.glob("*.whl")})
     if not ready:
         session.add(Step("packages", "failed", f"{wheels} holds no wheels"))
         return False
