@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from resnet_edge.device.jetpack import RELEASES
@@ -115,7 +116,7 @@ def _no_bindings(machine: Machine) -> Check:
     if package is not None:
         fix = (
             "sudo apt install tensorrt" if machine.jetson else
-            "pip install --force-reinstall tensorrt-cu13 (it brings libnvinfer)"
+            f"pip install --force-reinstall {_wheel(machine)} (it brings libnvinfer)"
         )  # fmt: skip
         return fail("package", f"cannot be imported: {package.error}", fix)
     if machine.jetson is not None:
@@ -127,7 +128,12 @@ def _no_bindings(machine: Machine) -> Check:
             )
         return fail("package", "not installed", "sudo apt install python3-libnvinfer, then "
                     "python3 -m venv --system-site-packages .venv")  # fmt: skip
-    return fail("package", "not installed", "pip install tensorrt-cu13 (needs an NVIDIA GPU)")
+    return fail("package", "not installed", f"pip install {_wheel(machine)} (needs an NVIDIA GPU)")
+
+
+def _wheel(machine: Machine) -> str:
+    """Return the name of the TensorRT wheels that this driver can serve."""
+    return "tensorrt-cu12" if parts(machine.driver.cuda or "13")[0] < 13 else "tensorrt-cu13"
 
 
 def _hidden(machine: Machine, bindings: Bindings) -> Check:
@@ -149,7 +155,7 @@ def _hidden(machine: Machine, bindings: Bindings) -> Check:
 
 
 def check_tensorrt_rtx(machine: Machine) -> list[Check]:
-    """Check TensorRT-RTX, which builds on any machine and runs on a GeForce or RTX GPU."""
+    """Check TensorRT-RTX, which builds on any machine; what only running needs is a warning."""
     package = machine.usable("tensorrt_rtx")
     if package is None:
         if machine.jetson is not None:
@@ -162,7 +168,8 @@ def check_tensorrt_rtx(machine: Machine) -> list[Check]:
     if gpu.compute_capability not in RTX_CAPABILITIES:
         found = f"{gpu.name} (SM {gpu.compute_capability}) is not among its GPUs"
         return [*checks, warn("running", found, "use TensorRT, PyTorch or ONNX Runtime here")]
-    return [*checks, _needs_gpu(machine), check_device_memory(machine)]
+    needed = (_needs_gpu(machine), check_device_memory(machine))
+    return [*checks, *(replace(c, status="warn") if c.status == "fail" else c for c in needed)]
 
 
 def check_trtexec(machine: Machine) -> list[Check]:

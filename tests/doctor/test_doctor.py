@@ -127,6 +127,9 @@ FAULTS = [
      "not installed", "python3-libnvinfer"),
     (XAVIER, "tensorrt", "package", "fail", "Python 3.6 or 3.8", "trtexec"),
     (RTX, "tensorrt", "package", "fail", "not installed", "tensorrt-cu13"),
+    (H100, "tensorrt", "package", "fail", "not installed", "tensorrt-cu12"),
+    (replace(RTX, driver=replace(RTX.driver, cuda="12.4"), runtime=Runtime("x", "13.0", 35)),
+     "tensorrt_rtx", "CUDA driver", "warn", "CUDA error 35", "driver for CUDA 13"),
     (with_package(RTX, tensorrt=Package(error="libnvinfer.so.10: cannot open")), "tensorrt",
      "package", "fail", "libnvinfer.so.10", "--force-reinstall"),
     (with_package(ORIN, tensorrt=Package(error="libnvinfer.so.10: cannot open")), "tensorrt",
@@ -151,7 +154,7 @@ FAULTS = [
      "CUDA driver", "fail", "no NVIDIA driver", "with an NVIDIA GPU"),
     # -- TensorRT-RTX
     (H100, "tensorrt_rtx", "running", "warn", "SM 9.0", "use TensorRT"),
-    (with_package(RTX, cuda_bindings=None), "tensorrt_rtx", "device memory", "fail", "neither",
+    (with_package(RTX, cuda_bindings=None), "tensorrt_rtx", "device memory", "warn", "neither",
      "cuda-python==13.*"),
     (BARE, "tensorrt_rtx", "package", "fail", "not installed", "resnet-edge[rtx]"),
     # -- trtexec
