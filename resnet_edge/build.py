@@ -11,6 +11,7 @@ from resnet_edge.artifacts import sha256_file, write_bytes
 from resnet_edge.backends.base import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
+from resnet_edge.errors import ConfigError
 from resnet_edge.graph import load_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import quantize, stored_plan
@@ -68,7 +69,17 @@ def build(
     graph = backend.graph(config)
     rest = _rest(backend, config)
     name = f"engines/{target.name}/{_file_name(config.precision, rest, backend)}"
-    source = quantize(bundle, graph, keep_float=_kept_in_float(bundle, backend, config))
+    if config.reduce_range is not None and graph != "int8-cpu":
+        raise ConfigError(
+            f"--reduce-range is for INT8 on a CPU, not for {config.precision} on {target.name}",
+            hint="leave it out, or add --int8 --target cpu",
+        )
+    source = quantize(
+        bundle,
+        graph,
+        keep_float=_kept_in_float(bundle, backend, config),
+        reduce_range=config.reduce_range,
+    )
     record = Record(
         stage="build",
         config={

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-__all__ = ["FolderImages", "IdxImages", "ImageSource", "open_images", "resolve_labels"]
+__all__ = [
+    "FolderImages",
+    "IdxImages",
+    "ImageSource",
+    "open_images",
+    "read_class_names",
+    "resolve_labels",
+]
 
 Split = Literal["train", "test"]
 
@@ -234,13 +241,21 @@ def _open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
 def _class_names(path: Path) -> tuple[str, ...] | None:
     """Read ``classes.txt``, one name a line, beside the IDX files or one folder up."""
     for folder in (path, path.resolve().parent):
-        file = folder / "classes.txt"
-        if file.is_file():
-            try:
-                return tuple(file.read_text(encoding="utf-8-sig").splitlines())
-            except UnicodeDecodeError as error:
-                raise DataError(f"{file} is not UTF-8 text: {error}") from error
+        if (folder / "classes.txt").is_file():
+            return read_class_names(folder / "classes.txt")
     return None
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Read the names of the classes in index order, one a line.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the class names in {file}: {error}") from error
 
 
 def _image_files(folder: Path) -> list[Path]:

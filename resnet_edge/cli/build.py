@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import BuildConfig
     from resnet_edge.build import BuildResult
+    from resnet_edge.bundle import Bundle
 
 __all__ = ["build"]
 
@@ -30,8 +32,19 @@ def build(
     data: options.DataOption = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     profile: Annotated[
-        str, typer.Option(help="Smallest,optimal,largest batch, or one number for a fixed batch.")
-    ] = "1,8,32",
+        str | None,
+        typer.Option(
+            help="Smallest,optimal,largest batch, or one number for a fixed batch; default "
+            "1,8,32, or what the model is fixed to."
+        ),
+    ] = None,
+    reduce_range: Annotated[
+        bool | None,
+        typer.Option(
+            help="INT8 for the CPU: 7-bit weights, as an x86 without VNNI needs them; default as "
+            "this machine does."
+        ),
+    ] = None,
     resize: options.ResizeOption = None,
     crop: options.CropOption = None,
     interpolation: options.InterpolationOption = None,
@@ -55,7 +68,7 @@ def build(
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     opened = options.open_bundle(bundle, out, flags)
     resolved = resolve_target(target)
-    config = _config(int8, fp16, profile)
+    config = replace(_config(opened, int8, fp16, profile), reduce_range=reduce_range)
     if data is not None:
         calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
     result = run_build(opened, resolved, config, progress=out.progress)
@@ -77,9 +90,13 @@ def build(
     )
 
 
-def _config(int8: bool, fp16: bool | None, profile: str) -> BuildConfig:
+def _config(bundle: Bundle, int8: bool, fp16: bool | None, profile: str | None) -> BuildConfig:
     from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.graph import fixed_batch, load_graph
+    from resnet_edge.reference import MODEL
 
+    if profile is None:
+        profile = str(fixed_batch(load_graph(bundle.artifact(MODEL))) or "1,8,32")
     batches = [int(n) for n in options.numbers(profile)]
     if len(batches) == 1:
         batches *= 3

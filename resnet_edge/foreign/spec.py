@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from resnet_edge.foreign.model import ImageInput
 
-__all__ = ["choose_image_spec", "default_image_spec", "recorded_image_spec", "recorded_labels"]
+__all__ = [
+    "choose_image_spec",
+    "default_image_spec",
+    "differences",
+    "recorded_image_spec",
+    "recorded_labels",
+]
 
 _CIFAR = ImageSpec(
     resize=32, crop=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
@@ -75,7 +81,7 @@ def choose_image_spec(
     if recorded is not None and given not in (None, recorded):
         raise ConfigError(
             "the ONNX file records how its images are prepared, and the options say otherwise: "
-            + _differences(recorded, given),
+            + differences(recorded, given),
             hint=f"leave out {_OPTIONS} --interpolation",
         )
     spec = recorded or given
@@ -115,7 +121,8 @@ def _words(spec: ImageSpec) -> str:
     return f"{text}, mean {listed(spec.mean)}, std {listed(spec.std)}"
 
 
-def _differences(recorded: ImageSpec, given: ImageSpec | None) -> str:
+def differences(recorded: ImageSpec, given: ImageSpec | None) -> str:
+    """Say in words where two ways to prepare images differ."""
     theirs = {} if given is None else given.to_json()
     return ", ".join(
         f"{key} {value} against {theirs[key]}"
