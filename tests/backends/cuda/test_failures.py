@@ -184,8 +184,11 @@ def test_a_device_that_cannot_be_opened_is_our_error(library: str) -> None:
 
         control._LIBRARY.cuInit(0)
         messages = []
-        for function in ("cuDeviceGet", "cuDeviceGetName", "cuDevicePrimaryCtxRetain"):
-            control.fail(function, control.INVALID_VALUE)
+        # The first two are called before, when the status is asked.
+        for function, call in (
+            ("cuDeviceGet", 2), ("cuDeviceGetName", 2), ("cuDevicePrimaryCtxRetain", 1),
+        ):  # fmt: skip
+            control.fail(function, control.INVALID_VALUE, call=call)
             try:
                 open_device()
             except DeviceError as error:
