@@ -43,7 +43,7 @@ def cuda_status() -> CudaStatus:
     """
     driver = query_driver()
     if driver.error:
-        return CudaStatus(0, f"no GPU can be used: {driver.error}", _NO_GPU)
+        return CudaStatus(0, f"no usable GPU: {driver.error}", _NO_GPU)
     runtime = query_runtime(cuda_runtimes())
     if runtime is not None and runtime.error:
         detail = (
