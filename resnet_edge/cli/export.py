@@ -9,17 +9,22 @@ import typer
 
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from resnet_edge.export import ExportResult
+    from resnet_edge.models.checkpoint import Head
 
 __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="safetensors or PyTorch file.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="safetensors or PyTorch file, index of shards, or directory."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Bundle; default engines/builds/<checkpoint>."),
@@ -27,11 +32,18 @@ def export(
     data: options.DataOption = None,
     labels: options.LabelsOption = None,
     arch: Annotated[str, typer.Option(help="Architecture, or auto.")] = "auto",
+    head: Annotated[str, typer.Option(help="fc, or none for the pooled features alone.")] = "fc",
     stride_in_1x1: Annotated[
         bool | None,
         typer.Option(
-            "--stride-in-1x1/--stride-in-3x3", help="Bottleneck v1 or v1.5; default as recorded."
+            "--stride-in-1x1/--stride-in-3x3",
+            help="Bottleneck v1 or v1.5; default as recorded, or as labelled --data or "
+            "--known-logits tell, else v1.5.",
         ),
+    ] = None,
+    known_logits: Annotated[
+        Path | None,
+        typer.Option(help=".npz file with 'input' and the 'logits' that must be reproduced."),
     ] = None,
     input_type: Annotated[
         str, typer.Option("--input", help="float, or uint8 with normalisation in the graph.")
@@ -52,19 +64,27 @@ def export(
     from resnet_edge.data import open_images
     from resnet_edge.export import ExportConfig
     from resnet_edge.export import export as run_export
+    from resnet_edge.imaging import IMAGENET
     from resnet_edge.models.checkpoint import read_checkpoint
 
-    recorded = read_checkpoint(checkpoint, arch=arch, stride_in_1x1=stride_in_1x1).image_spec
+    if head not in ("fc", "none"):
+        raise ConfigError(f"unknown head {head!r}", hint="use fc or none")
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
+    spec = None
+    if flags.given:
+        recorded = read_checkpoint(checkpoint, arch=arch, head=cast("Head", head)).image_spec
+        spec = flags.applied_to(recorded or IMAGENET)
     result = run_export(
         checkpoint,
         output or Path("engines/builds") / checkpoint.stem,
         ExportConfig(
             arch=arch,
+            head=cast("Literal['fc', 'none']", head),
             input=cast("Literal['float', 'uint8']", input_type),
             simplify=simplify,
             stride_in_1x1=stride_in_1x1,
-            image_spec=flags.applied_to(recorded) if flags.given else None,
+            image_spec=spec,
+            known_logits=known_logits,
         ),
         images=None if data is None else open_images(data, labels=labels),
         progress=out.progress,
