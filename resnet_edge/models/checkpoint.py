@@ -1,19 +1,19 @@
 """The one way in: read a checkpoint safely, find out what it holds, load it exactly.
 
-``formats`` turns files into tensors by name, ``names`` translates the names, ``identify`` finds the
-network, ``metadata`` what was recorded beside the weights. A checkpoint is hostile until every
-tensor has been checked against the network it claims to be.
+``formats`` turns files into tensors by name, ``adapt`` brings them under our names, ``identify``
+finds the network, ``metadata`` what was recorded beside the weights. A checkpoint is hostile until
+every tensor has been checked against the network it claims to be.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import CheckpointError
+from resnet_edge.models.adapt import Head, adapt
 from resnet_edge.models.formats import OWN_METADATA, read_contents
 from resnet_edge.models.identify import compare, identify, name_of, nearest
 from resnet_edge.models.metadata import (
@@ -23,7 +23,6 @@ from resnet_edge.models.metadata import (
     recorded_stride,
     refuse_variants,
 )
-from resnet_edge.models.names import canonical_names, find_naming, other_network
 from resnet_edge.models.zoo import architecture
 
 if TYPE_CHECKING:
@@ -35,13 +34,9 @@ if TYPE_CHECKING:
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.models.formats import Contents
     from resnet_edge.models.identify import Identified
-    from resnet_edge.models.names import Naming
     from resnet_edge.models.resnet import ResNet, ResNetConfig
 
 __all__ = ["Checkpoint", "Head", "load_model", "read_checkpoint", "save_checkpoint"]
-
-Head = Literal["fc", "none", "auto"]
-_PROJECTION = re.compile(r"(.*\.downsample)\.([01])\.(.*)")
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,9 @@ def _checkpoint(
     path: Path, contents: Contents, arch: str, stride_in_1x1: bool | None, head: Head
 ) -> Checkpoint:
     refuse_variants(contents)
-    naming, state_dict, notes = _adapt(contents, head)
+    adapted = adapt(contents.tensors, head)
+    notes = [*contents.notes, *adapted.notes]
+    state_dict = _checked(adapted.state_dict, notes)
     found = _identify(contents, state_dict, arch)
     config = found.config
     recorded = recorded_stride(contents)
@@ -126,7 +123,7 @@ def _checkpoint(
         image_spec=spec,
         image_spec_source=spec_source,
         labels=labels_of(contents, config.num_classes, notes) if config.num_classes else None,
-        source_format=f"{contents.source}, names of {naming.dialect.source}",
+        source_format=f"{contents.source}, names of {adapted.source}",
         stride_known=known,
         evidence=found.evidence,
         notes=tuple(notes),
@@ -177,78 +174,8 @@ def save_checkpoint(
     write_bytes(path, save(tensors, {"format": "pt", OWN_METADATA: json.dumps(metadata)}))
 
 
-def _adapt(contents: Contents, head: Head) -> tuple[Naming, dict[str, Tensor], list[str]]:
-    """Bring checked tensors under our names, in float32."""
-    naming, notes = _naming(contents)
-    notes = [*contents.notes, *notes]
-    kept, renamed = canonical_names(naming, contents.tensors)
-    if naming.prefix:
-        notes.append(f"prefix {naming.prefix!r} stripped")
-    outside = [k for k in contents.tensors if not k.startswith(naming.prefix)]
-    if outside:
-        shown = ", ".join(outside[:5]) + (" …" if len(outside) > 5 else "")
-        notes.append(f"{len(outside)} tensors outside {naming.prefix!r} ignored: {shown}")
-    if renamed:
-        first, to = next(iter(renamed.items()))
-        notes.append(f"{len(renamed)} tensors renamed, such as {first} to {to}")
-    ignored = len(contents.tensors) - len(outside) - len(kept)
-    if ignored:
-        notes.append(f"{ignored} counters of a profiler ignored")
-    if head == "none" or (head == "auto" and "fc.weight" not in kept):
-        dropped = [k for k in kept if k.startswith("fc.")]
-        kept = {k: v for k, v in kept.items() if k not in dropped}
-        notes.append(
-            f"no classifier{' (left out)' if dropped else ''}: the output is the pooled features"
-        )
-    elif "fc.weight" not in kept:
-        _refuse_headless(naming, outside)
-    _check_tensors(kept)
-    if any(v.dtype.itemsize == 2 for v in kept.values() if v.is_floating_point()):
-        notes.append("half-precision weights widened to float32")
-    return naming, _fit_layers({k: _widened(v) for k, v in kept.items()}), notes
-
-
-def _naming(contents: Contents) -> tuple[Naming, list[str]]:
-    namings = find_naming(list(contents.tensors))
-    kind = other_network(contents.tensors)
-    if kind is not None:
-        raise CheckpointError(f"not a ResNet: its names are those of {kind}", hint=_holds(contents))
-    if not namings:
-        raise CheckpointError(
-            "not a ResNet: it has no layer1.0.conv1.weight", hint=_holds(contents)
-        )
-    averaged = [n for n in namings if "ema" in n.prefix.lower()]
-    if len(namings) > 1 and len(averaged) != 1:
-        prefixes = ", ".join(repr(n.prefix) for n in namings)
-        raise CheckpointError(
-            f"it holds {len(namings)} ResNets, at {prefixes}",
-            hint="save the state dict of the one to deploy",
-        )
-    if len(namings) > 1:
-        return averaged[0], [f"the averaged (EMA) weights {averaged[0].prefix!r} are taken"]
-    return namings[0], []
-
-
-def _holds(contents: Contents) -> str:
-    return f"it holds {', '.join(sorted(contents.tensors)[:5]) or 'no tensors'}"
-
-
-def _refuse_headless(naming: Naming, outside: list[str]) -> None:
-    others = sorted({key.split(".")[0] for key in outside})
-    if others:
-        raise CheckpointError(
-            f"it has no fc.weight: {naming.prefix!r} is the backbone of a larger model with "
-            f"{', '.join(others[:5])}",
-            hint="--head none exports the features alone",
-        )
-    raise CheckpointError(
-        "it has no fc.weight, so it is a feature extractor",
-        hint="--head none exports the features alone",
-    )
-
-
-def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not plain weights, before anything is computed from them."""
+def _checked(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Return the weights as float32; refuse what is not plain finite weights."""
     import torch
 
     for key, tensor in state_dict.items():
@@ -265,27 +192,9 @@ def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{key} claims shape {tuple(tensor.shape)} without data")
         if not integer and not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{key} contains NaN or infinity", hint="the training diverged")
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _fit_layers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the two layers that sources shape or number differently into our form."""
-    pooled = any(k.endswith(".downsample.1.weight") and v.ndim == 4 for k, v in state_dict.items())
-    result = {}
-    for key, tensor in state_dict.items():
-        name, value = key, tensor
-        match = _PROJECTION.match(key)
-        block = f"{match[1]}.0.weight" if match else ""
-        if match and pooled and block in state_dict and state_dict[block].ndim == 4:
-            # MMPretrain leaves out the pool of a first stage that keeps the resolution.
-            name = f"{match[1]}.{int(match[2]) + 1}.{match[3]}"
-        if re.search(r"\.se\.fc[12]\.weight$", key) and value.ndim == 2:
-            value = value[:, :, None, None]  # a linear layer, as NVIDIA writes it
-        result[name] = value
-    return result
+    if any(v.is_floating_point() and v.element_size() < 4 for v in state_dict.values()):
+        notes.append("half-precision weights widened to float32")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
 
 
 def _identify(contents: Contents, state_dict: Mapping[str, Tensor], arch: str) -> Identified:
@@ -313,6 +222,12 @@ def _check_against(config: ResNetConfig, name: str, state_dict: Mapping[str, Ten
     shapes = {k: tuple(v.shape) for k, v in state_dict.items()}
     mismatch = compare(config, shapes)
     if mismatch.distance:
+        statistics = ("running_mean", "running_var")
+        if mismatch.missing and all(k.endswith(statistics) for k in mismatch.missing):
+            raise CheckpointError(
+                f"not a {name}: its normalisation keeps no running statistics, as group norm does",
+                hint="only batch normalisation folds into the convolutions before it",
+            )
         closest, distance = nearest(shapes)
         raise CheckpointError(
             f"not a {name}: {mismatch}; nearest is {closest}, {distance} names away",

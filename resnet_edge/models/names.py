@@ -70,8 +70,12 @@ _DIALECTS = (
 )
 # Words that do not tell sources apart, applied after a dialect's own rules.
 _COMMON: tuple[Rule, ...] = (
-    (r"^stem\.(0|1|3|4|6)\.", r"conv1.\1."),  # MMPretrain's deep stem
-    (r"^stem\.7\.", "bn1."),
+    (r"^stem\.0\.conv\.", "conv1.0."),  # MMPretrain's deep stem
+    (r"^stem\.0\.bn\.", "conv1.1."),
+    (r"^stem\.1\.conv\.", "conv1.3."),
+    (r"^stem\.1\.bn\.", "conv1.4."),
+    (r"^stem\.2\.conv\.", "conv1.6."),
+    (r"^stem\.2\.bn\.", "bn1."),
     (r"\.se_layer\.conv([12])\.conv\.", r".se.fc\1."),  # MMPretrain
     (r"\.squeeze\.squeeze\.", ".se.fc1."),  # NVIDIA
     (r"\.squeeze\.expand\.", ".se.fc2."),
@@ -87,20 +91,25 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"(^|\.)regnet\.", "a RegNet"),
     (r"(^|\.)(attnpool|visual\.transformer)\.", "a CLIP model"),
     (r"relative_position_bias_table", "a Swin transformer"),
-    (r"(\.attn\.qkv\.|encoder_layer_0\.|\.attention\.attention\.query)", "a vision transformer"),
+    (r"(\.attn\.qkv\.|encoder_layer_0\.|(^|\.)vit\.|cls_token)", "a vision transformer"),
+    (r"stage2\.0\.branches\.", "an HRNet"),
     (r"layer1\.0\.convs\.0\.", "a Res2Net"),
-    (r"layer1\.0\.conv2\.(fc1|bn0|attn|paths)", "a split-attention or selective-kernel network"),
+    (r"layer1\.0\.conv[12]\.(fc1|bn0|attn|paths)", "a split-attention or selective-kernel network"),
     (r"layer1\.0\.bn1\.(IN|BN)\.", "an IBN-Net"),
-    (r"layer0\.conv1\.", "an SENet of the older layout, whose max-pool differs"),
+    (r"(^|\.)layer0\.conv1\.", "an SENet of the older layout, whose max-pool differs"),
     (r"\.se\.conv\.weight$", "an ECA-Net, whose attention is a 1-D convolution"),
-    (r"(root\.conv|stages\.0\.blocks\.0\.norm1|stages\.0\.blocks\.0\.conv1)", "a ResNet v2"),
-    (r"(stem\.conv|s1\.b1\.conv1|trunk_output\.)", "a RegNet or another staged network"),
+    (r"stages\.0\.(conv_exp|conv_down)\.", "a CSP network"),
+    (r"(root\.conv|stages\.0\.blocks\.0\.(norm1|conv1)\.(weight|conv))", "a ResNet v2"),
     (r"(features\.denseblock1|denselayer1)", "a DenseNet"),
     (r"(stages\.0\.blocks\.0\.conv_dw|features\.1\.0\.layer_scale|\.dwconv\.)", "a ConvNeXt"),
-    (r"(conv_dw\.|conv_pwl?\.|features\.1\.(0\.block|conv)\.)", "an EfficientNet or MobileNet"),
-    (r"^features\.\d+\.(weight|conv)", "a VGG or AlexNet"),
+    (
+        r"(conv_dw\.|conv_pwl?\.|features\.1\.(0\.block|block|conv)\.)",
+        "an EfficientNet or MobileNet",
+    ),
+    (r"(stem\.conv|s1\.b1\.conv1|trunk_output\.)", "a RegNet or another network of stages"),
+    (r"^features\.\d+\.(weight|conv)", "a VGG, AlexNet or SqueezeNet"),
     (r"(Conv2d_1a_3x3|inception)", "an Inception network"),
-    (r"(model\.\d+\.(cv1|conv)\.)", "a YOLO detector"),
+    (r"model\.\d+\.(cv1|conv)\.", "a YOLO detector"),
     (r"(\.lora_|embed_tokens|word_embeddings|lm_head)", "a language model"),
 )
 
