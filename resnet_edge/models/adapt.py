@@ -74,10 +74,11 @@ def adapt(tensors: Mapping[str, Tensor], head: Head) -> Adapted:
 
 def _naming(tensors: Mapping[str, Tensor]) -> tuple[Naming, list[str]]:
     holds = f"it holds {', '.join(sorted(tensors)[:5]) or 'no tensors'}"
-    kind = other_network(tensors)
+    namings = find_naming(list(tensors))
+    inside = namings[0].prefix if namings else ""
+    kind = other_network(k for k in tensors if k.startswith(inside))
     if kind is not None:
         raise CheckpointError(f"not a ResNet: its names are those of {kind}", hint=holds)
-    namings = find_naming(list(tensors))
     if not namings:
         raise CheckpointError("not a ResNet: it has no layer1.0.conv1.weight", hint=holds)
     if len(namings) == 1:

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 Build = dict[str, "Callable[[], Any]"]
 INPUT = (2, 3, 65, 65)  # odd, so that rounding in pools and strides shows
 
-TORCHVISION = (
+TORCHVISION = (  # noqa: SIM905
     "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d "
     "resnext101_64x4d wide_resnet50_2 wide_resnet101_2 "
     "alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 mnasnet0_5 "
     "mobilenet_v3_small regnet_x_400mf regnet_y_400mf shufflenet_v2_x0_5 squeezenet1_0 swin_t "
     "vgg11 vgg11_bn vit_b_16 fasterrcnn_resnet50_fpn deeplabv3_resnet50 retinanet_resnet50_fpn"
-).split()  # noqa: SIM905
-TIMM = (
+).split()
+TIMM = (  # noqa: SIM905
     "resnet18 resnet26 resnet34 resnet50 resnet101 resnet152 resnet200 "
     "resnet18d resnet26d resnet34d resnet50d resnet101d resnet152d resnet200d "
     "resnet10t resnet14t resnet26t resnet50t resnet50c resnet50s "
@@ -50,7 +50,7 @@ TIMM = (
     "legacy_seresnet50 ecaresnet50d skresnet18 res2net50_26w_4s resnest14d resnet50_gn resnetv2_50 "
     "resnetrs50 cspresnet50 nf_resnet50 resnet50_clip regnetx_002 tresnet_m gcresnet50t resnet33ts "
     "resnet51q vit_tiny_patch16_224 mobilenetv3_small_100 convnext_atto efficientnet_b0 hrnet_w18"
-).split()  # noqa: SIM905
+).split()
 LOGITS = {
     "torchvision": ("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"),
     "timm": ("resnet18", "resnet18d", "resnet26d", "resnet26t", "resnet50d", "resnet50s",
