@@ -86,7 +86,7 @@ def read_checkpoint(
 
     Raises:
         CheckpointError: The file is missing, unsafe, truncated, or not a ResNet.
-        ConfigError: ``arch`` is unknown, or the recorded preprocessing makes no sense.
+        ConfigError: ``arch`` is unknown.
     """
     contents = read_contents(path)
     try:

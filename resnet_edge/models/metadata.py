@@ -136,12 +136,15 @@ def image_spec_of(
         not even that. Both are noted.
 
     Raises:
-        ConfigError: What is recorded makes no sense.
+        CheckpointError: What is recorded makes no sense; the message has no file name yet.
     """
-    source, spec = _recorded_spec(contents, notes)
+    try:
+        source, spec = _recorded_spec(contents, notes)
+    except ConfigError as error:
+        raise CheckpointError(f"its recorded preprocessing: {error.message}") from error
     if spec is not None:
         if spec.channels != config.in_channels:
-            raise ConfigError(
+            raise CheckpointError(
                 f"the recorded preprocessing gives {spec.channels} channels, the network takes "
                 f"{config.in_channels}",
                 hint=f"pass {_FLAGS}",

@@ -121,6 +121,7 @@ def _check_legacy(path: Path) -> None:
             if index == 0 and value != _LEGACY_FIRST:
                 raise RefusedPickleError("it is a plain pickle, not what torch.save writes")
             storages += asked
-        claimed = sum({s.key: s.nbytes for s in storages}.values())
+        # Every storage is preceded by its number of items.
+        claimed = sum({s.key: s.nbytes + 8 for s in storages}.values())
         if claimed > len(content) - content.tell():
             raise RefusedPickleError("its tensors claim more than the file holds")

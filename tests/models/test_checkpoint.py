@@ -367,7 +367,7 @@ def test_metadata_that_makes_no_sense_is_refused(
     path = tmp_path / "model.safetensors"
     content = {"resnet_edge": json.dumps(metadata)}
     safetensors.save_file(tiny_resnet.state_dict(), path, content)
-    with pytest.raises((CheckpointError, ConfigError)):
+    with pytest.raises(CheckpointError, match=str(path)):
         load(path)
 
 
@@ -399,6 +399,6 @@ def test_a_damaged_file_gives_a_model_or_our_error(
     path.write_bytes(content[: data.draw(st.none() | st.integers(0, len(content)), "length")])
     try:
         model = load(path)
-    except (CheckpointError, ConfigError):
+    except CheckpointError:
         return
     assert logits(model).shape[0] == 4
