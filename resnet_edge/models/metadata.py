@@ -178,7 +178,7 @@ def _recorded_spec(contents: Contents, notes: list[str]) -> tuple[str | None, Im
         if isinstance(value, dict) and value:
             try:
                 return source, read(value, notes)
-            except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 raise ConfigError(f"{source} is malformed: {error!r:.80}") from error
     return None, None
 
