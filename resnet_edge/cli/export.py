@@ -106,7 +106,7 @@ def export(
 def _render(console: Console, result: ExportResult) -> None:
     info, parity = result.bundle.model, result.parity
     for note in result.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     console.print(
         f"{info.architecture}, {info.num_classes} classes, {info.parameters or 0:,} parameters, "
         f"{(info.macs or 0) / 1e6:,.1f} M multiply-adds"

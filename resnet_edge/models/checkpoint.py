@@ -123,7 +123,9 @@ def _checkpoint(
         image_spec=spec,
         image_spec_source=spec_source,
         labels=labels_of(contents, config.num_classes, notes) if config.num_classes else None,
-        source_format=f"{contents.source}, names of {adapted.source}",
+        source_format=contents.source
+        if contents.own
+        else f"{contents.source}, names of {adapted.source}",
         stride_known=known,
         evidence=found.evidence,
         notes=tuple(notes),

@@ -61,6 +61,7 @@ def test_inspect_lists_everything_about_a_checkpoint(
 
     assert run(["inspect", str(tmp_path / "model.pth")]) == 0
     shown = capsys.readouterr().out
+    assert "  prefix 'module.' stripped\n" in shown
     for word in ("resnext", "depth: 50", "7x7 first convolution", "prefix 'module.' stripped"):
         assert word in shown
 
@@ -137,6 +138,17 @@ def test_four_channels_are_exported_with_flags(
     code, found = call(capsys, *command, *flags)
     assert code == 0
     assert found["parity"]["accepted"]
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state = {f"net.{k}": v for k, v in ResNet(SMALL).state_dict().items()}
+    torch.save({**state, "[/red]": torch.zeros(1)}, tmp_path / "model.pt")
+    assert run(["inspect", str(tmp_path / "model.pt")]) == 0
+    assert "[/red]" in capsys.readouterr().out
+    assert run(["export", str(tmp_path / "model.pt"), "-o", str(tmp_path / "b")]) == 0
+    assert "[/red]" in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_is_no_resnet_ends_in_one_error_that_says_why(
