@@ -11,6 +11,7 @@ from resnet_edge.bundle import Bundle, ModelInfo, Record
 from resnet_edge.data import open_images
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
+from resnet_edge.models.config import ResNetConfig
 from resnet_edge.models.stride import choose_by_labels, choose_by_logits, read_known_logits
 from resnet_edge.parity import (
     Parity,
@@ -175,8 +176,6 @@ def reload_model(bundle: Bundle, path: Path) -> ResNet:
     Raises:
         CheckpointError: The checkpoint is unusable.
     """
-    from resnet_edge.models.resnet import ResNetConfig
-
     if "network" not in bundle.entry(MODEL)["config"]:
         raise CheckpointError(
             f"{bundle.path} was made from an ONNX file, which has no PyTorch model",

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_edge.imaging import ImageSpec
+    from resnet_edge.models.config import ResNetConfig
     from resnet_edge.models.formats import Contents
     from resnet_edge.models.identify import Identified
-    from resnet_edge.models.resnet import ResNet, ResNetConfig
+    from resnet_edge.models.resnet import ResNet
 
 __all__ = ["Checkpoint", "Head", "load_model", "read_checkpoint", "save_checkpoint"]
 

@@ -81,16 +81,14 @@ def read_contents(path: Path) -> Contents:
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     with path.open("rb") as stream:
-        start = stream.read(32)
+        start = b"\x08" if path.suffix == ".onnx" else stream.read(32)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return _read_safetensors(path)
     if start.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         return _read_torch(path)
-    for magic, (kind, way_out) in _KNOWN_MAGICS.items():
-        if path.suffix == ".onnx" or start.startswith(magic):
-            if path.suffix == ".onnx":
-                kind, way_out = _KNOWN_MAGICS[b"\x08"]
-            raise CheckpointError(f"{path} is {kind}, not a checkpoint", hint=way_out)
+    known = next((v for magic, v in _KNOWN_MAGICS.items() if start.startswith(magic)), None)
+    if known is not None:
+        raise CheckpointError(f"{path} is {known[0]}, not a checkpoint", hint=known[1])
     raise CheckpointError(
         f"{path} is neither a safetensors nor a PyTorch file",
         hint="the file is truncated or of another kind; download or save it again",

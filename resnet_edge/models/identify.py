@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.errors import CheckpointError
+from resnet_edge.models.config import ResNetConfig
 from resnet_edge.models.zoo import ARCHITECTURES, architecture
 
 if TYPE_CHECKING:
-    from resnet_edge.models.resnet import ResNetConfig, Shortcut
+    from resnet_edge.models.config import Shortcut
 
 __all__ = ["Identified", "Mismatch", "compare", "describe", "identify", "nearest"]
 
@@ -80,8 +81,6 @@ def identify(shapes: Shapes) -> Identified:
         CheckpointError: A part that every such network has is missing or makes no sense; the
             message has no file name yet.
     """
-    from resnet_edge.models.resnet import ResNetConfig
-
     evidence: list[str] = []
     layers = _layers(shapes)
     count = "-".join(map(str, layers))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import CheckpointError, ConfigError
 from resnet_edge.imaging import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.models.config import ResNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from resnet_edge.models.formats import Contents
-    from resnet_edge.models.resnet import ResNetConfig
 
 __all__ = ["image_spec_of", "labels_of", "recorded_config", "recorded_stride", "refuse_variants"]
 
@@ -52,8 +52,6 @@ def recorded_config(contents: Contents) -> ResNetConfig | None:
     Raises:
         CheckpointError: What is recorded is malformed; the message has no file name yet.
     """
-    from resnet_edge.models.resnet import ResNetConfig
-
     if "config" not in contents.own:
         return None
     try:

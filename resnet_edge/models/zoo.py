@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.models.config import ResNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resnet_edge.models.resnet import ResNet, ResNetConfig
+    from resnet_edge.models.resnet import ResNet
 
 __all__ = ["ARCHITECTURES", "architecture", "create"]
 
@@ -81,8 +82,6 @@ def architecture(
     Raises:
         ConfigError: The name is unknown.
     """
-    from resnet_edge.models.resnet import ResNetConfig
-
     if name not in _VARIANTS:
         raise ConfigError(
             f"unknown architecture {name!r}", hint=f"choose one of {', '.join(ARCHITECTURES)}"

@@ -312,6 +312,23 @@ def test_the_wrong_architecture_is_refused_with_the_first_differences(
         load(pt, arch="resnet19")
 
 
+def test_at_most_ten_names_are_listed_whatever_is_wrong_with_them(
+    pt: Path, tiny_resnet: ResNet
+) -> None:
+    content = dict(tiny_resnet.state_dict())
+    content |= {f"extra{i}.weight": torch.zeros(1) for i in range(20)}
+    del content["bn1.weight"], content["bn1.bias"]
+    torch.save(content, pt)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(pt)
+    listed = caught.value.message.partition("; nearest")[0]
+    assert "missing bn1.weight, bn1.bias; unexpected extra0.weight" in listed
+    assert listed.count(".weight") + listed.count(".bias") == 10
+    assert listed.endswith("extra7.weight …")
+    assert "nearest is resnet20, " in caught.value.message
+    assert "names away" in caught.value.message
+
+
 @pytest.mark.parametrize("content", [[1], {}, {"model": {}}, {"epoch": 1}, {1: {}}, 7], ids=str)
 def test_a_file_without_tensors_is_refused(pt: Path, content: Any) -> None:
     torch.save(content, pt)
