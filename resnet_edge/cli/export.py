@@ -12,16 +12,26 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
+    from resnet_edge.data import ImageSource
     from resnet_edge.export import ExportResult
     from resnet_edge.foreign.stage import ImportResult
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.progress import Progress
 
 __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="safetensors, PyTorch or ONNX file.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="safetensors, PyTorch or ONNX file, index of shards, or Hugging Face directory."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Bundle; default engines/builds/<checkpoint>."),
@@ -29,11 +39,18 @@ def export(
     data: options.DataOption = None,
     labels: options.LabelsOption = None,
     arch: Annotated[str, typer.Option(help="Architecture, or auto.")] = "auto",
+    head: Annotated[str, typer.Option(help="fc, or none for the pooled features alone.")] = "fc",
     stride_in_1x1: Annotated[
         bool | None,
         typer.Option(
-            "--stride-in-1x1/--stride-in-3x3", help="Bottleneck v1 or v1.5; default as recorded."
+            "--stride-in-1x1/--stride-in-3x3",
+            help="Bottleneck v1 or v1.5; default as recorded, or as labelled --data or "
+            "--known-logits tell, else v1.5.",
         ),
+    ] = None,
+    known_logits: Annotated[
+        Path | None,
+        typer.Option(help=".npz file with 'input' and the 'logits' that must be reproduced."),
     ] = None,
     input_type: Annotated[
         str, typer.Option("--input", help="float, or uint8 with normalisation in the graph.")
@@ -58,40 +75,37 @@ def export(
 ) -> None:
     """Checkpoint to verified ONNX, with the golden reference beside it; or ONNX to the same."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.data import open_images, read_class_names
+    from resnet_edge.data import open_images
+    from resnet_edge.export import ExportConfig
+    from resnet_edge.export import export as run_export
 
-    flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     folder = output or Path("engines/builds") / checkpoint.stem
     images = None if data is None else open_images(data, labels=labels)
+    flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
+    of_onnx = {"--output-name": output_name, "--class-names": class_names}
+    of_checkpoint = {
+        "--arch": arch if arch != "auto" else None,
+        "--head": head if head != "fc" else None,
+        "--stride-in-1x1": stride_in_1x1,
+        "--known-logits": known_logits,
+        "--input": input_type if input_type != "float" else None,
+    }
     result: ExportResult | ImportResult
     if checkpoint.suffix == ".onnx":
-        from resnet_edge.foreign.stage import ImportConfig, import_onnx
-
-        if (arch, stride_in_1x1, input_type) != ("auto", None, "float"):
-            raise ConfigError(
-                f"--arch, --stride-in-1x1 and --input are for checkpoints; {checkpoint} is ONNX",
-                hint="leave them out: the file says what it is and takes",
-            )
-        names = None if class_names is None else read_class_names(class_names)
-        onnx = ImportConfig(flags.for_onnx(checkpoint), names, output_name, simplify)
-        result = import_onnx(checkpoint, folder, onnx, images=images, progress=out.progress)
+        _refuse(of_checkpoint, f"for checkpoints; {checkpoint} is an ONNX file and fixes it itself")
+        result = _import(
+            checkpoint, folder, flags, class_names, output_name, simplify, images, out.progress
+        )
     else:
-        from resnet_edge.export import ExportConfig
-        from resnet_edge.export import export as run_export
-        from resnet_edge.models.checkpoint import read_checkpoint
-
-        if output_name is not None or class_names is not None:
-            raise ConfigError(
-                f"--output-name and --class-names are for ONNX files; {checkpoint} is none",
-                hint="leave them out: a checkpoint has one output and its own class names",
-            )
-        recorded = read_checkpoint(checkpoint, arch=arch, stride_in_1x1=stride_in_1x1).image_spec
+        _refuse(of_onnx, f"for ONNX files; {checkpoint} is a checkpoint and has its own")
         config = ExportConfig(
             arch=arch,
+            head=_head(head),
             input=cast("Literal['float', 'uint8']", input_type),
             simplify=simplify,
             stride_in_1x1=stride_in_1x1,
-            image_spec=flags.applied_to(recorded) if flags.given else None,
+            image_spec=_spec(checkpoint, flags, arch, _head(head)),
+            known_logits=known_logits,
         )
         result = run_export(checkpoint, folder, config, images=images, progress=out.progress)
     out.result(
@@ -108,10 +122,54 @@ def export(
     )
 
 
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    wrong = [option for option, value in given.items() if value is not None]
+    if wrong:
+        raise ConfigError(f"{' and '.join(wrong)}: only {why}", hint="leave it out")
+
+
+def _head(name: str) -> Literal["fc", "none"]:
+    if name not in ("fc", "none"):
+        raise ConfigError(f"unknown head {name!r}", hint="use fc or none")
+    return cast("Literal['fc', 'none']", name)
+
+
+def _spec(
+    checkpoint: Path, flags: options.ImageSpecFlags, arch: str, head: Literal["fc", "none"]
+) -> ImageSpec | None:
+    """Return the checkpoint's preprocessing with what was said put in; None if nothing was."""
+    from resnet_edge.imaging import IMAGENET
+    from resnet_edge.models.checkpoint import read_checkpoint
+
+    if not flags.given:
+        return None
+    return flags.applied_to(
+        read_checkpoint(checkpoint, arch=arch, head=head).image_spec or IMAGENET
+    )
+
+
+def _import(
+    onnx: Path,
+    folder: Path,
+    flags: options.ImageSpecFlags,
+    class_names: Path | None,
+    output_name: str | None,
+    simplify: bool,
+    images: ImageSource | None,
+    progress: Progress,
+) -> ImportResult:
+    from resnet_edge.data import read_class_names
+    from resnet_edge.foreign.stage import ImportConfig, import_onnx
+
+    names = None if class_names is None else read_class_names(class_names)
+    config = ImportConfig(flags.for_onnx(onnx), names, output_name, simplify)
+    return import_onnx(onnx, folder, config, images=images, progress=progress)
+
+
 def _render(console: Console, result: ExportResult | ImportResult) -> None:
     info, parity = result.bundle.model, result.parity
     for note in result.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     console.print(
         f"{info.architecture}, {info.num_classes} classes, {info.parameters or 0:,} parameters, "
         f"{(info.macs or 0) / 1e6:,.1f} M multiply-adds"

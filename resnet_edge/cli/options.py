@@ -65,7 +65,7 @@ MeanOption = Annotated[
 StdOption = Annotated[
     str | None, typer.Option(help="Per channel, comma-separated, on the 0–1 scale.")
 ]
-ColorOption = Annotated[str | None, typer.Option(help="rgb, bgr or gray.")]
+ColorOption = Annotated[str | None, typer.Option(help="rgb, bgr, rgba or gray.")]
 
 
 def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> Bundle:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.imaging import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,6 @@ __all__ = [
     "recorded_labels",
 ]
 
-_CIFAR = ImageSpec(
-    resize=32, crop=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-)
 _OPTIONS = "--resize --crop --mean --std --color"
 
 
@@ -103,8 +100,8 @@ def default_image_spec(source: ImageInput) -> ImageSpec:
     """Return what networks of this input size are usually trained with."""
     standard = FASHION_MNIST if source.channels == 1 else IMAGENET
     height, width = source.height or standard.crop[0], source.width or standard.crop[1]
-    if source.channels == 3 and (height, width) == _CIFAR.crop:
-        return _CIFAR
+    if source.channels == 3 and (height, width) == CIFAR10.crop:
+        return CIFAR10
     shorter = min(height, width)
     resize = shorter if source.channels == 1 else round(shorter * 256 / 224)
     return replace(standard, resize=resize, crop=(height, width))
