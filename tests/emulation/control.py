@@ -14,6 +14,7 @@ __all__ = [
     "OUT_OF_MEMORY",
     "abandoned",
     "break_device",
+    "broken",
     "called",
     "depth",
     "fail",
@@ -54,6 +55,11 @@ def abandoned() -> int:
 def retained(device: int = 0) -> int:
     """Return how many references keep the primary context."""
     return int(_LIBRARY.emulated_retained(device))
+
+
+def broken(device: int = 0) -> int:
+    """Return the error that broke a device, 0 if none did."""
+    return int(_LIBRARY.emulated_broken(device))
 
 
 def depth() -> int:

@@ -159,9 +159,9 @@ def test_a_device_waits_for_its_streams_before_it_frees(library: str) -> None:
             stream, buffer = device.stream(), device.alloc(64)
             host = device.host_buffer((64,), "uint8")
             stream.capture(lambda: stream.copy_to_device(buffer, host.array)).launch()
-        return [control.live(), control.abandoned(), control.retained()]
+        return [control.live(), control.abandoned(), control.retained(), control.broken()]
 
-    assert run_on_device(library, work) == [{}, 0, 0]
+    assert run_on_device(library, work) == [{}, 0, 0, 0]
 
 
 def test_a_failed_kernel_breaks_the_device_and_the_first_error_is_kept(library: str) -> None:

@@ -40,6 +40,12 @@ EXPORT int emulated_retained(int device) {
   return contexts[device].retained;
 }
 
+/* What broke the context last, if anything did. */
+EXPORT int emulated_broken(int device) {
+  LOCKED;
+  return contexts[device].failed;
+}
+
 /* How many contexts this thread has pushed and not popped. */
 EXPORT int emulated_depth(void) { return depth; }
 
