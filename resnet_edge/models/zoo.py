@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resnet_edge.models.resnet import ResNet, ResNetConfig
+    from resnet_edge.models.resnet import ResNet, ResNetConfig, Shortcut
 
 __all__ = ["ARCHITECTURES", "architecture", "create"]
 
@@ -29,7 +29,12 @@ ARCHITECTURES: tuple[str, ...] = tuple(
 
 
 def architecture(
-    name: str, *, num_classes: int | None = None, in_channels: int = 3
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    shortcut: Shortcut | None = None,
 ) -> ResNetConfig:
     """Return the configuration of a named variant.
 
@@ -37,9 +42,11 @@ def architecture(
         name: One of ``ARCHITECTURES``.
         num_classes: Default 1000 for the ImageNet layout, 10 for the small one.
         in_channels: Channels of the input image.
+        width: Multiplier on the channels of every stage.
+        shortcut: Option A, B or C; default A for the small layout, B for ImageNet's.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, or a stage is left without a channel.
     """
     from resnet_edge.models.resnet import ResNetConfig
 
@@ -67,16 +74,31 @@ def architecture(
             shortcut="A",
             num_classes=10,
         )
+    widths = tuple(round(channels * width) for channels in config.widths)
+    if min(widths) < 1:
+        raise ConfigError(f"width {width} leaves {name} without channels", hint="choose a larger")
     return replace(
         config,
+        widths=widths,
+        shortcut=shortcut or config.shortcut,
         residual=residual,
         in_channels=in_channels,
         num_classes=config.num_classes if num_classes is None else num_classes,
     )
 
 
-def create(name: str, *, num_classes: int | None = None, in_channels: int = 3) -> ResNet:
-    """Return a freshly initialised network of a named variant."""
+def create(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    shortcut: Shortcut | None = None,
+) -> ResNet:
+    """Return a freshly initialised network of a named variant; see `architecture`."""
     from resnet_edge.models.resnet import ResNet
 
-    return ResNet(architecture(name, num_classes=num_classes, in_channels=in_channels))
+    config = architecture(
+        name, num_classes=num_classes, in_channels=in_channels, width=width, shortcut=shortcut
+    )
+    return ResNet(config)

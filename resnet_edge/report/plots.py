@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import atomic_path
 from resnet_edge.errors import BackendUnavailableError
@@ -11,9 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from resnet_edge.experiment.curves import Comparison, Curve
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
-__all__ = ["plot_sensitivity"]
+__all__ = ["plot_curves", "plot_sensitivity"]
+
+# Okabe and Ito's colours, told apart by everybody.
+_COLORS = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7")
 
 
 def plot_sensitivity(ranking: Sequence[LayerSensitivity], path: Path) -> None:
@@ -22,13 +26,7 @@ def plot_sensitivity(ranking: Sequence[LayerSensitivity], path: Path) -> None:
     Raises:
         BackendUnavailableError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "matplotlib is not installed", hint="pip install 'resnet-edge[report]'"
-        ) from error
-    figure = Figure(figsize=(8, 1.2 + 0.22 * len(ranking)), layout="constrained")
+    figure = _figure(8, 1.2 + 0.22 * len(ranking))
     left, right = figure.subplots(1, 2, sharey=True)
     names = [layer.name for layer in ranking]
     left.barh(names, [layer.kl or 0.0 for layer in ranking], color="#c44e52")
@@ -37,5 +35,73 @@ def plot_sensitivity(ranking: Sequence[LayerSensitivity], path: Path) -> None:
     right.set_xlabel("SQNR of its output, dB")
     left.invert_yaxis()
     left.tick_params(axis="y", labelsize=7)
+    _save(figure, path)
+
+
+def plot_curves(comparison: Comparison, path: Path) -> None:
+    """Draw training error (thin) and test error (bold) against iterations.
+
+    Plain networks are on the left and residual ones on the right, where there are both. A line is
+    the mean over the seeds, the band around it goes from the best to the worst.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
+    """
+    networks = comparison.by_network()
+    panels = [
+        {name: curves for name, curves in networks.items() if name.startswith("plain") == plain}
+        for plain in (True, False)
+    ]
+    panels = [panel for panel in panels if panel]
+    figure = _figure(4.5 * len(panels), 3.6)
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        for (name, curves), color in zip(panel.items(), _COLORS, strict=False):
+            _draw_network(axes, name, curves, color)
+        axes.set_xlabel("iterations")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.legend(title="thin: training · bold: test", title_fontsize=8, fontsize=8)
+    figure.axes[0].set_ylabel("error, %")
+    figure.axes[0].set_ylim(0, _upper_limit(comparison))
+    _save(figure, path)
+
+
+def _draw_network(axes: Any, name: str, curves: Sequence[Curve], color: str) -> None:
+    first = curves[0]
+    for x, values, width, label in (
+        (first.train_iterations, [c.train_error for c in curves], 0.8, None),
+        (first.iterations, [c.test_error for c in curves], 2.4, name),
+    ):
+        rows = list(zip(*values, strict=True))
+        axes.plot(x, [sum(row) / len(row) for row in rows], color=color, lw=width, label=label)
+        if len(curves) > 1:
+            low, high = [min(row) for row in rows], [max(row) for row in rows]
+            axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+
+
+def _upper_limit(comparison: Comparison) -> float:
+    """Return an error above which a plot would show nothing but the start of the training."""
+    settled = [
+        value
+        for curve in comparison.curves
+        for value in (*curve.train_error, *curve.test_error)[len(curve.train_error) // 4 :]
+    ]
+    return min(100.0, 1.05 * max(settled))
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return an empty figure of this size in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "matplotlib is not installed", hint="pip install 'resnet-edge[report]'"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lstrip(".") or "svg")

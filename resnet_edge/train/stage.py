@@ -116,7 +116,7 @@ def train(
     save_checkpoint(
         output / _CHECKPOINT,
         run.model,
-        name=config.arch,
+        name=config.network,
         image_spec=spec,
         labels=names,
         provenance={k: history[k] for k in ("command", "config", "environment", "data")}
@@ -229,6 +229,7 @@ def _log_header(
             "train_images": used,
             "test": None if test is None else test.path.name,
             "test_images": None if test is None else len(test),
+            "classes": run.model.config.num_classes,
         },
         "environment": {
             "torch": torch.__version__,
