@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,7 +14,6 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resnet_edge.experiment.curves import Comparison
     from resnet_edge.train.loop import TrainConfig
 
 __all__ = ["app"]
@@ -78,6 +77,62 @@ def degradation(
     _compare(networks, data, seeds, size, output or Path("runs/degradation"), out)
 
 
+@app.command()
+def shortcuts(
+    data: DataArgument = _DATA,
+    arch: Annotated[str, typer.Option(help="A residual network.")] = "resnet20",
+    epochs: EpochsOption = 12,
+    epoch_images: EpochImagesOption = 12_800,
+    seeds: SeedsOption = 2,
+    width: WidthOption = 1.0,
+    size: SizeOption = None,
+    amp: AmpOption = False,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Train one network with shortcut options A, B and C; run the same again to resume."""
+    out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.models.resnet import Shortcut
+
+    recipe = _recipe(epochs, epoch_images, width, amp, device)
+    networks = [replace(recipe, arch=arch, shortcut=option) for option in get_args(Shortcut)]
+    _compare(networks, data, seeds, size, output or Path("runs/shortcuts"), out)
+
+
+@app.command()
+def responses(
+    run: Annotated[Path, typer.Argument(help="Directory that 'degradation' has written.")],
+    data: DataArgument = _DATA,
+    images: Annotated[int, typer.Option(min=1, help="Test images to respond to.")] = 2000,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Measure how strongly every layer of the trained networks responds (the paper's figure 7)."""
+    out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.artifacts import write_json
+    from resnet_edge.data import open_images
+    from resnet_edge.experiment.responses import measure_responses, responses_table
+    from resnet_edge.report.plots import plot_responses
+
+    _refuse_missing(data)
+    test = open_images(data, split="test")
+    measured = measure_responses(run, test, count=images, progress=out.progress)
+    result = {
+        "command": _command_line(),
+        "images": min(images, len(test)),
+        "networks": [asdict(network) for network in measured],
+    }
+    write_json(run / "responses.json", result)
+    plot_responses(measured, run / "responses.svg")
+    out.result(
+        result, lambda console: console.print(responses_table(measured), run / "responses.svg")
+    )
+
+
 def _recipe(epochs: int, epoch_images: int, width: float, amp: bool, device: str) -> TrainConfig:
     """Return the paper's recipe for small images, with a cosine in place of its two steps."""
     from resnet_edge.train.loop import TrainConfig
@@ -96,19 +151,18 @@ def _compare(
     output: Path,
     out: Output,
 ) -> None:
+    """Train the networks on one set of images, and print and write what came of it."""
     from resnet_edge.cli.train import default_image_spec
     from resnet_edge.data import open_images
     from resnet_edge.errors import DataError
     from resnet_edge.experiment.compare import CURVES, PLOT, compare
+    from resnet_edge.experiment.curves import final_table
     from resnet_edge.models.zoo import architecture
 
     for network in networks:
-        architecture(network.arch, width=network.width)  # refuse a wrong name before training
-    if data == _DATA and not data.exists():
-        raise DataError(
-            f"Fashion-MNIST is not at {data}",
-            hint="apt-get install dataset-fashion-mnist, or pass --data DIR",
-        )
+        # A wrong name is refused before anything is trained.
+        architecture(network.arch, width=network.width, shortcut=network.shortcut)
+    _refuse_missing(data)
     images, test = open_images(data, split="train"), open_images(data, split="test")
     if test.key(0) == images.key(0):
         raise DataError(
@@ -122,16 +176,24 @@ def _compare(
         images=images,
         test=test,
         spec=default_image_spec(images, size=size),
-        command=" ".join(["resnet-edge", *sys.argv[1:]]),
+        command=_command_line(),
         progress=out.progress,
     )
     out.result(
         {"curves": str(output / CURVES), "plot": str(output / PLOT), **comparison.to_json()},
-        lambda console: console.print(_summary(comparison), output / PLOT),
+        lambda console: console.print(final_table(comparison), output / PLOT),
     )
 
 
-def _summary(comparison: Comparison) -> str:
-    from resnet_edge.experiment.curves import final_table
+def _command_line() -> str:
+    return " ".join(["resnet-edge", *sys.argv[1:]])
 
-    return final_table(comparison)
+
+def _refuse_missing(data: Path) -> None:
+    from resnet_edge.errors import DataError
+
+    if data == _DATA and not data.exists():
+        raise DataError(
+            f"Fashion-MNIST is not at {data}",
+            hint="apt-get install dataset-fashion-mnist, or pass --data DIR",
+        )

@@ -75,7 +75,7 @@ def compare(
         result = train(
             images,
             config,
-            run_directory(output, config),
+            run_directory(output, config.network, config.seed),
             spec=spec,
             test=test,
             command=command,
@@ -89,9 +89,9 @@ def compare(
     return comparison
 
 
-def run_directory(output: Path, config: TrainConfig) -> Path:
+def run_directory(output: Path, network: str, seed: int) -> Path:
     """Return where a comparison keeps the run of this network and seed."""
-    return output / f"{config.network}-seed{config.seed}"
+    return output / f"{network}-seed{seed}"
 
 
 def cost(config: TrainConfig, spec: ImageSpec, classes: int) -> Cost:

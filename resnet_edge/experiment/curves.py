@@ -113,7 +113,8 @@ class Comparison:
 
 
 def _curve(value: dict[str, Any]) -> Curve:
-    return Curve(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return Curve(**fields)
 
 
 def final_table(comparison: Comparison) -> str:

@@ -46,7 +46,8 @@ def architecture(
         shortcut: Option A, B or C; default A for the small layout, B for ImageNet's.
 
     Raises:
-        ConfigError: The name is unknown, or a stage is left without a channel.
+        ConfigError: The name is unknown, a stage is left without a channel, or a plain network is
+            to have shortcuts.
     """
     from resnet_edge.models.resnet import ResNetConfig
 
@@ -55,6 +56,10 @@ def architecture(
             f"unknown architecture {name!r}", hint=f"choose one of {', '.join(ARCHITECTURES)}"
         )
     residual = name.startswith("resnet")
+    if shortcut is not None and not residual:
+        raise ConfigError(
+            f"{name} has no shortcuts", hint=f"choose res{name.replace('plain', 'net')}"
+        )
     depth = int(name.removeprefix("resnet").removeprefix("plain"))
     if depth in _IMAGENET:
         block, layers = _IMAGENET[depth]

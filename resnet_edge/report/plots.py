@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from resnet_edge.experiment.curves import Comparison, Curve
+    from resnet_edge.experiment.responses import NetworkResponses
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
-__all__ = ["plot_curves", "plot_sensitivity"]
+__all__ = ["plot_curves", "plot_responses", "plot_sensitivity"]
 
 # Okabe and Ito's colours, told apart by everybody.
 _COLORS = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7")
@@ -65,6 +66,43 @@ def plot_curves(comparison: Comparison, path: Path) -> None:
         axes.legend(title="thin: training · bold: test", title_fontsize=8, fontsize=8)
     figure.axes[0].set_ylabel("error, %")
     figure.axes[0].set_ylim(0, _upper_limit(comparison))
+    _save(figure, path)
+
+
+def plot_responses(measured: Sequence[NetworkResponses], path: Path) -> None:
+    """Draw the standard deviation of every layer's response, plain dashed and residual solid.
+
+    On top the layers are in the order of execution, below in descending order. A line is the mean
+    over the seeds.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
+    """
+    networks: dict[str, list[list[float]]] = {}
+    for one in measured:
+        networks.setdefault(one.network, []).append([layer.std for layer in one.layers])
+    depths = list(
+        dict.fromkeys(name.removeprefix("plain").removeprefix("resnet") for name in networks)
+    )
+    figure = _figure(7, 5.6)
+    for axes, title in zip(
+        figure.subplots(2, 1), ("layer", "layer, in descending order"), strict=True
+    ):
+        for name, seeds in networks.items():
+            stds = [sum(row) / len(row) for row in zip(*seeds, strict=True)]
+            if axes is figure.axes[1]:
+                stds.sort(reverse=True)
+            plain = name.startswith("plain")
+            depth = name.removeprefix("plain").removeprefix("resnet")
+            axes.plot(
+                range(1, len(stds) + 1), stds, label=name, lw=1.4,
+                color=_COLORS[depths.index(depth) % len(_COLORS)], ls="--" if plain else "-",
+            )  # fmt: skip
+        axes.set_xlabel(title)
+        axes.set_ylabel("std of the response")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8, ncols=2)
     _save(figure, path)
 
 
