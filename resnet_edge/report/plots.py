@@ -99,6 +99,7 @@ def plot_responses(measured: Sequence[NetworkResponses], path: Path) -> None:
                 color=_COLORS[depths.index(depth) % len(_COLORS)], ls="--" if plain else "-",
             )  # fmt: skip
         axes.set_xlabel(title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("std of the response")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
