@@ -85,7 +85,7 @@ def compare(
         comparison = _collect(runs, logs, spec, command)
         write_json(output / CURVES, comparison.to_json())
         plot_curves(comparison, output / PLOT)
-        _say_time_left(comparison, runs[len(logs) :], spec, logs[-1])
+        _say_time_left(comparison, runs[len(logs) :], spec)
     return comparison
 
 
@@ -96,16 +96,19 @@ def run_directory(output: Path, network: str, seed: int) -> Path:
 
 def cost(config: TrainConfig, spec: ImageSpec, classes: int) -> Cost:
     """Return parameters and multiply-adds of the network that ``config`` trains."""
+    import torch
+
     from resnet_edge.models.resnet import count_macs
     from resnet_edge.models.zoo import create
 
-    model = create(
-        config.arch,
-        num_classes=classes,
-        in_channels=spec.channels,
-        width=config.width,
-        shortcut=config.shortcut,
-    )
+    with torch.device("meta"):  # shapes without memory
+        model = create(
+            config.arch,
+            num_classes=classes,
+            in_channels=spec.channels,
+            width=config.width,
+            shortcut=config.shortcut,
+        )
     shape = (spec.channels, *spec.crop)
     return Cost(sum(p.numel() for p in model.parameters()), count_macs(model, shape))
 
@@ -142,11 +145,9 @@ def _collect(
     )
 
 
-def _say_time_left(
-    done: Comparison, rest: Sequence[TrainConfig], spec: ImageSpec, last: dict[str, Any]
-) -> None:
+def _say_time_left(done: Comparison, rest: Sequence[TrainConfig], spec: ImageSpec) -> None:
     if not rest:
         return
     speed = sum(sum(c.seconds) for c in done.curves) / sum(c.macs for c in done.curves)
-    ahead = sum(cost(config, spec, last["data"]["classes"]).macs for config in rest)
+    ahead = sum(cost(config, spec, done.data["classes"]).macs for config in rest)
     log.info("%d runs left, about %.0f minutes", len(rest), ahead * speed / 60)
