@@ -8,7 +8,7 @@ from resnet_edge.artifacts import atomic_path
 from resnet_edge.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from resnet_edge.experiment.curves import Comparison, Curve
@@ -54,12 +54,13 @@ def plot_curves(comparison: Comparison, path: Path) -> None:
         for plain in (True, False)
     ]
     panels = [panel for panel in panels if panel]
+    colors = _colors(networks)
     figure = _figure(4.5 * len(panels), 3.6)
     for axes, panel in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
     ):
-        for (name, curves), color in zip(panel.items(), _COLORS, strict=False):
-            _draw_network(axes, name, curves, color)
+        for name, curves in panel.items():
+            _draw_network(axes, name, curves, colors[name])
         axes.set_xlabel("iterations")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
@@ -81,9 +82,7 @@ def plot_responses(measured: Sequence[NetworkResponses], path: Path) -> None:
     networks: dict[str, list[list[float]]] = {}
     for one in measured:
         networks.setdefault(one.network, []).append([layer.std for layer in one.layers])
-    depths = list(
-        dict.fromkeys(name.removeprefix("plain").removeprefix("resnet") for name in networks)
-    )
+    colors = _colors(networks)
     figure = _figure(7, 5.6)
     for axes, title in zip(
         figure.subplots(2, 1), ("layer", "layer, in descending order"), strict=True
@@ -92,12 +91,8 @@ def plot_responses(measured: Sequence[NetworkResponses], path: Path) -> None:
             stds = [sum(row) / len(row) for row in zip(*seeds, strict=True)]
             if axes is figure.axes[1]:
                 stds.sort(reverse=True)
-            plain = name.startswith("plain")
-            depth = name.removeprefix("plain").removeprefix("resnet")
-            axes.plot(
-                range(1, len(stds) + 1), stds, label=name, lw=1.4,
-                color=_COLORS[depths.index(depth) % len(_COLORS)], ls="--" if plain else "-",
-            )  # fmt: skip
+            line = "--" if name.startswith("plain") else "-"
+            axes.plot(range(1, len(stds) + 1), stds, line, label=name, lw=1.4, color=colors[name])
         axes.set_xlabel(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("std of the response")
@@ -120,12 +115,20 @@ def _draw_network(axes: Any, name: str, curves: Sequence[Curve], color: str) -> 
             axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
 
 
+def _colors(networks: Iterable[str]) -> dict[str, str]:
+    """Return one colour for each depth, the same for a plain network and its residual twin."""
+    depths = {name: name.removeprefix("plain").removeprefix("resnet") for name in networks}
+    order = list(dict.fromkeys(depths.values()))
+    return {name: _COLORS[order.index(depth) % len(_COLORS)] for name, depth in depths.items()}
+
+
 def _upper_limit(comparison: Comparison) -> float:
-    """Return an error above which a plot would show nothing but the start of the training."""
+    """Return the largest error after the first quarter, which would take most of the plot."""
     settled = [
         value
         for curve in comparison.curves
-        for value in (*curve.train_error, *curve.test_error)[len(curve.train_error) // 4 :]
+        for errors in (curve.train_error, curve.test_error)
+        for value in errors[len(errors) // 4 :]
     ]
     return min(100.0, 1.05 * max(settled))
 
