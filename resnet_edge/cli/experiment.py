@@ -20,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(help="The paper's experiments with plain and residual networks.")
 
-DataArgument = Annotated[
+DataOption = Annotated[
     Path,
     typer.Option(
         "--data",
@@ -50,7 +50,7 @@ _DATA = Path("/usr/share/datasets/fashion-mnist")
 
 @app.command()
 def degradation(
-    data: DataArgument = _DATA,
+    data: DataOption = _DATA,
     depths: Annotated[
         str, typer.Option(help="Comma-separated; each is trained plain and residual.")
     ] = "20,56",
@@ -79,7 +79,7 @@ def degradation(
 
 @app.command()
 def shortcuts(
-    data: DataArgument = _DATA,
+    data: DataOption = _DATA,
     arch: Annotated[str, typer.Option(help="A residual network.")] = "resnet20",
     epochs: EpochsOption = 12,
     epoch_images: EpochImagesOption = 12_800,
@@ -105,7 +105,7 @@ def shortcuts(
 @app.command()
 def responses(
     run: Annotated[Path, typer.Argument(help="Directory that 'degradation' has written.")],
-    data: DataArgument = _DATA,
+    data: DataOption = _DATA,
     images: Annotated[int, typer.Option(min=1, help="Test images to respond to.")] = 2000,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -134,7 +134,7 @@ def responses(
 
 
 def _recipe(epochs: int, epoch_images: int, width: float, amp: bool, device: str) -> TrainConfig:
-    """Return the paper's recipe for small images, with a cosine in place of its two steps."""
+    """Return the train stage's recipe with the paper's batch size, learning rate and decay."""
     from resnet_edge.train.loop import TrainConfig
 
     return TrainConfig(

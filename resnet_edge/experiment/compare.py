@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.artifacts import read_json, write_json
 from resnet_edge.experiment.curves import Comparison, Curve
 from resnet_edge.progress import SILENT
-from resnet_edge.report.plots import plot_curves
+from resnet_edge.report.plots import plot_curves, require_matplotlib
 from resnet_edge.train.stage import train
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def compare(
         ConfigError: ``output`` holds other runs.
         BackendUnavailableError: matplotlib is not installed.
     """
+    require_matplotlib()
     runs = [replace(network, seed=seed) for seed in range(seeds) for network in networks]
     logs: list[dict[str, Any]] = []
     for config in runs:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resnet_edge.experiment.responses import NetworkResponses
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
-__all__ = ["plot_curves", "plot_responses", "plot_sensitivity"]
+__all__ = ["plot_curves", "plot_responses", "plot_sensitivity", "require_matplotlib"]
 
 # Okabe and Ito's colours, told apart by everybody.
 _COLORS = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7")
@@ -133,14 +133,25 @@ def _upper_limit(comparison: Comparison) -> float:
     return min(100.0, 1.05 * max(settled))
 
 
-def _figure(width: float, height: float) -> Any:
-    """Return an empty figure of this size in inches."""
+def require_matplotlib() -> None:
+    """Find out before a long computation whether its plot can be drawn.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
+    """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise BackendUnavailableError(
             "matplotlib is not installed", hint="pip install 'resnet-edge[report]'"
         ) from error
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return an empty figure of this size in inches."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

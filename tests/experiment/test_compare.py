@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.data import IdxImages, open_images
-from resnet_edge.errors import ConfigError
+from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.experiment.compare import compare, run_directory
 from resnet_edge.experiment.curves import Comparison, final_table
 from resnet_edge.imaging import FASHION_MNIST, ImageSpec
@@ -144,6 +145,15 @@ def test_another_budget_in_the_same_directory_is_refused(
     compare(NETWORKS[:1], 1, tmp_path, **sources)
     with pytest.raises(ConfigError, match="another configuration"):
         compare([replace(NETWORKS[0], epochs=3)], 1, tmp_path, **sources)
+
+
+def test_without_matplotlib_nothing_is_trained_in_vain(
+    tmp_path: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BackendUnavailableError, match="matplotlib"):
+        compare(NETWORKS, 1, tmp_path, **sources)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_table_has_the_mean_of_the_seeds_and_every_seed(
