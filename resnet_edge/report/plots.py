@@ -123,14 +123,14 @@ def _colors(networks: Iterable[str]) -> dict[str, str]:
 
 
 def _upper_limit(comparison: Comparison) -> float:
-    """Return the largest error after the first quarter, which would take most of the plot."""
+    """Return somewhat more than the largest error after the first quarter of the training."""
     settled = [
         value
         for curve in comparison.curves
         for errors in (curve.train_error, curve.test_error)
         for value in errors[len(errors) // 4 :]
     ]
-    return min(100.0, 1.05 * max(settled))
+    return min(100.0, 1.25 * max(settled))
 
 
 def require_matplotlib() -> None:
