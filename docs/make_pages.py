@@ -1,11 +1,15 @@
-"""Draw the blocks of docs/resnet.md and write its tables, all from the network code.
+"""Draw the pictures and write the tables of docs/resnet.md and docs/results/degradation.md.
 
-python docs/make_resnet_page.py
+The first are made from the network code, the second from the JSON files in docs/results, which
+`resnet-edge experiment` wrote.
+
+python docs/make_pages.py
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
 
+from resnet_edge.artifacts import read_json
+from resnet_edge.experiment.curves import Comparison, final_table
+from resnet_edge.experiment.responses import NetworkResponses, Response, responses_table
 from resnet_edge.models.resnet import ResNet, count_macs
 from resnet_edge.models.zoo import create
+from resnet_edge.report.plots import plot_curves, plot_responses
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 ORANGE = "#d55e00"
 IMAGENET, SMALL = (18, 34, 50, 101, 152), (20, 32, 44, 56, 110)
 
@@ -60,15 +69,35 @@ def small_table() -> str:
     return _markdown(rows)
 
 
-TABLES = {"imagenet": imagenet_table, "small": small_table}
+def curves_table(name: str) -> Callable[[], str]:
+    """Return what makes the table of an experiment's last epoch."""
+    return lambda: final_table(Comparison.read(RESULTS / f"{name}.json"))
 
 
-def with_tables(text: str) -> str:
-    """Return the page with what stands between the marks replaced by the tables."""
-    for name, table in TABLES.items():
-        text = re.sub(
-            rf"(?<=<!-- table {name} -->\n).*?(?=<!-- end -->)", table(), text, flags=re.DOTALL
-        )
+def measured_responses() -> tuple[NetworkResponses, ...]:
+    """Return what `experiment responses` wrote."""
+    return tuple(
+        NetworkResponses(one["network"], one["seed"], tuple(Response(**r) for r in one["layers"]))
+        for one in read_json(RESULTS / "responses.json")["networks"]
+    )
+
+
+EXPERIMENTS = ("degradation", "degradation-18-34", "shortcuts")
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "resnet.md": {"imagenet": imagenet_table, "small": small_table},
+    "results/degradation.md": {
+        **{name: curves_table(name) for name in EXPERIMENTS},
+        "responses": lambda: responses_table(measured_responses()),
+    },
+}
+
+
+def with_tables(page: str) -> str:
+    """Return a page's text with what stands between its marks replaced by the tables."""
+    text = (HERE / page).read_text(encoding="utf-8")
+    for name, table in TABLES[page].items():
+        mark = f"<!-- table {name} -->\n"
+        text = re.sub(rf"(?<={mark}).*?(?=<!-- end -->)", table(), text, flags=re.DOTALL)
     return text
 
 
@@ -178,10 +207,13 @@ def _arrow(axes: Any, start: Any, end: Any, **style: Any) -> None:
 
 
 def main() -> None:
-    """Write the picture beside this file and the tables into the page."""
+    """Write pictures and pages."""
     draw_blocks(HERE / "resnet-blocks.svg")
-    page = HERE / "resnet.md"
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in EXPERIMENTS:
+        plot_curves(Comparison.read(RESULTS / f"{name}.json"), RESULTS / f"{name}.svg")
+    plot_responses(measured_responses(), RESULTS / "responses.svg")
+    for page in TABLES:
+        (HERE / page).write_text(with_tables(page), encoding="utf-8")
 
 
 if __name__ == "__main__":
