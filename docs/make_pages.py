@@ -9,9 +9,8 @@ python docs/make_pages.py
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -24,6 +23,9 @@ from resnet_edge.experiment.responses import NetworkResponses, Response, respons
 from resnet_edge.models.resnet import ResNet, count_macs
 from resnet_edge.models.zoo import create
 from resnet_edge.report.plots import plot_curves, plot_responses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
