@@ -123,14 +123,9 @@ def _colors(networks: Iterable[str]) -> dict[str, str]:
 
 
 def _upper_limit(comparison: Comparison) -> float:
-    """Return somewhat more than the largest error after the first quarter of the training."""
-    settled = [
-        value
-        for curve in comparison.curves
-        for errors in (curve.train_error, curve.test_error)
-        for value in errors[len(errors) // 4 :]
-    ]
-    return min(100.0, 1.25 * max(settled))
+    """Return half as much again as the largest training error after the first quarter."""
+    settled = [max(c.train_error[len(c.train_error) // 4 :]) for c in comparison.curves]
+    return min(100.0, 1.5 * max(settled))
 
 
 def require_matplotlib() -> None:
