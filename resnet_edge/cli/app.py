@@ -15,6 +15,7 @@ from resnet_edge.cli import (
     build,
     calibrate,
     demo,
+    experiment,
     export,
     inspect,
     lint,
@@ -52,6 +53,7 @@ for _command in (
     build.targets,
 ):
     app.command()(_command)
+app.add_typer(experiment.app, name="experiment")
 
 
 def _version(value: bool) -> None:
