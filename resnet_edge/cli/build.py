@@ -1,8 +1,8 @@
-"""``resnet-edge build`` and ``resnet-edge targets``."""
+"""``resnet-edge build``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import BuildConfig
     from resnet_edge.build import BuildResult
     from resnet_edge.bundle import Bundle
-    from resnet_edge.targets import Target
 
-__all__ = ["build", "targets"]
+__all__ = ["build"]
 
 
 def build(
@@ -119,23 +118,3 @@ def _render(console: Console, result: BuildResult) -> None:
         + (" (unchanged)" if result.cached else "")
     )
     console.print(f"{result.engine}")
-
-
-def targets(json: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False) -> None:
-    """List the devices an engine can be built for."""
-    out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.targets import list_targets
-
-    found = list_targets()
-    out.result(
-        {"targets": [asdict(target) for target in found]},
-        lambda console: _render_targets(console, found),
-    )
-
-
-def _render_targets(console: Console, found: tuple[Target, ...]) -> None:
-    for target in found:
-        capability = f"SM {target.compute_capability}" if target.compute_capability else ""
-        console.print(
-            f"{target.name:<14} {capability:<8} {target.backend:<13} {target.description}"
-        )
