@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint wheel device-check clean
+.PHONY: demo test test-slow lint wheel emulated device-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/resnet-edge demo
@@ -20,6 +20,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+emulated: $(INSTALLED)
+	$(BIN)/python -m tests.emulation.build
 
 ifdef WHEELS
 device-check:
