@@ -16,6 +16,7 @@ from resnet_edge.cli import (
     calibrate,
     demo,
     doctor,
+    experiment,
     export,
     inspect,
     lint,
@@ -54,6 +55,7 @@ for _command in (
     doctor.doctor,
 ):
     app.command()(_command)
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(targets.app, name="targets")
 
 

@@ -11,6 +11,7 @@ from resnet_edge.models.config import ResNetConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from resnet_edge.models.config import Shortcut
     from resnet_edge.models.resnet import ResNet
 
 __all__ = ["ARCHITECTURES", "architecture", "create"]
@@ -70,7 +71,12 @@ ARCHITECTURES: tuple[str, ...] = tuple(_VARIANTS)
 
 
 def architecture(
-    name: str, *, num_classes: int | None = None, in_channels: int = 3
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    shortcut: Shortcut | None = None,
 ) -> ResNetConfig:
     """Return the configuration of a named variant.
 
@@ -78,15 +84,24 @@ def architecture(
         name: One of ``ARCHITECTURES``.
         num_classes: Default 1000 for the ImageNet layout, 10 for the small one.
         in_channels: Channels of the input image.
+        width: Multiplier on the channels of every stage.
+        shortcut: Option A, B or C; default A for the small layout, B for ImageNet's.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, a stage is left without a channel, or a plain network is
+            to have shortcuts.
     """
     if name not in _VARIANTS:
         raise ConfigError(
             f"unknown architecture {name!r}", hint=f"choose one of {', '.join(ARCHITECTURES)}"
         )
     depth, changes = _VARIANTS[name]
+    if shortcut is not None:
+        if not changes.get("residual", True):
+            raise ConfigError(
+                f"{name} has no shortcuts", hint=f"choose {name.replace('plain', 'resnet')}"
+            )
+        changes = {**changes, "shortcut": shortcut}
     if depth in _IMAGENET:
         block, layers = _IMAGENET[depth]
         config = ResNetConfig(
@@ -105,16 +120,30 @@ def architecture(
             shortcut="A",
             num_classes=10,
         )
+    widths = tuple(round(channels * width) for channels in config.widths)
+    if min(widths) < 1:
+        raise ConfigError(f"width {width} leaves {name} without channels", hint="choose a larger")
     return replace(
         config,
+        widths=widths,
         in_channels=in_channels,
         num_classes=config.num_classes if num_classes is None else num_classes,
         **changes,
     )
 
 
-def create(name: str, *, num_classes: int | None = None, in_channels: int = 3) -> ResNet:
-    """Return a freshly initialised network of a named variant."""
+def create(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    shortcut: Shortcut | None = None,
+) -> ResNet:
+    """Return a freshly initialised network of a named variant; see `architecture`."""
     from resnet_edge.models.resnet import ResNet
 
-    return ResNet(architecture(name, num_classes=num_classes, in_channels=in_channels))
+    config = architecture(
+        name, num_classes=num_classes, in_channels=in_channels, width=width, shortcut=shortcut
+    )
+    return ResNet(config)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -90,3 +91,27 @@ def test_creating_a_network_is_reproducible_from_the_seed() -> None:
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+@given(width=st.floats(0.05, 4), name=st.sampled_from(ARCHITECTURES))
+def test_a_width_multiplies_the_channels_of_every_stage(width: float, name: str) -> None:
+    whole, scaled = architecture(name), architecture(name, width=width)
+    assert scaled == replace(whole, widths=scaled.widths)
+    for channels, multiplied in zip(whole.widths, scaled.widths, strict=True):
+        assert abs(multiplied - channels * width) <= 0.5
+
+
+def test_a_width_that_leaves_no_channel_is_refused() -> None:
+    with pytest.raises(ConfigError, match="without channels"):
+        architecture("resnet20", width=0.01)
+
+
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+def test_a_shortcut_option_replaces_the_layouts_own(option: Any) -> None:
+    for name in ("resnet20", "resnet18"):
+        assert architecture(name, shortcut=option) == replace(architecture(name), shortcut=option)
+
+
+def test_shortcuts_of_a_plain_network_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no shortcuts"):
+        architecture("plain20", shortcut="B")
