@@ -61,7 +61,7 @@ REFUSED = {
         "resnest14d": "split-attention",
         "resnet50_gn": "no running statistics",
         "resnetv2_50": "ResNet v2",
-        "resnetrs50": r"unexpected maxpool\.0\.weight.*nearest is resnet50d",
+        "resnetrs50": r"unexpected maxpool\.0\.weight.*nearest is seresnet-d.*, 6 names",
         "cspresnet50": "CSP",
         "nf_resnet50": "stages",
         "resnet50_clip": "stages",
