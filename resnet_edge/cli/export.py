@@ -171,7 +171,7 @@ def _render(console: Console, result: ExportResult | ImportResult) -> None:
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
     console.print(
-        f"{info.architecture}, {info.num_classes} classes, {info.parameters or 0:,} parameters, "
+        f"{info.architecture}, {info.num_classes} outputs, {info.parameters or 0:,} parameters, "
         f"{(info.macs or 0) / 1e6:,.1f} M multiply-adds"
     )
     made_from = "the original" if info.architecture == "onnx" else "PyTorch"

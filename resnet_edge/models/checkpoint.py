@@ -231,7 +231,8 @@ def _check_against(config: ResNetConfig, name: str, state_dict: Mapping[str, Ten
                 f"not a {name}: its normalisation keeps no running statistics, as group norm does",
                 hint="only batch normalisation folds into the convolutions before it",
             )
-        closest, distance = nearest(shapes)
+        candidates = ((name, mismatch.distance), nearest(shapes))
+        closest, distance = min(candidates, key=lambda candidate: candidate[1])
         raise CheckpointError(
             f"not a {name}: {mismatch}; nearest is {closest}, {distance} names away",
             hint="pass the right --arch, or convert the checkpoint to torchvision's names",

@@ -18,6 +18,7 @@ __all__ = ["Identified", "Mismatch", "compare", "describe", "identify", "nearest
 Shapes = dict[str, tuple[int, ...]]
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.conv1\.weight$")
 _SHOWN = 10
+_CANDIDATES = 8
 
 
 @dataclass(frozen=True)
@@ -162,16 +163,28 @@ def compare(config: ResNetConfig, shapes: Shapes) -> Mismatch:
 
 
 def nearest(shapes: Shapes) -> tuple[str, int]:
-    """Return the named architecture that differs in the fewest names, and in how many."""
+    """Return the named architecture that differs in the fewest names, and in how many.
+
+    A block more or less outweighs everything else, so only those with the most similar blocks are
+    built and compared.
+    """
     classes = shapes.get("fc.weight", (1000,))[:1] or (1000,)
     stem = shapes.get("conv1.weight") or shapes.get("conv1.0.weight") or ()
     channels = stem[1] if len(stem) == 4 else 3
-    distances = {
-        name: compare(
-            architecture(name, num_classes=max(1, classes[0]), in_channels=max(1, channels)), shapes
-        ).distance
+    configs = {
+        name: architecture(name, num_classes=max(1, classes[0]), in_channels=max(1, channels))
         for name in ARCHITECTURES
     }
+    blocks = {(int(m[1]), int(m[2])) for m in map(_BLOCK.match, shapes) if m}
+    bottleneck = "layer1.0.conv3.weight" in shapes
+
+    def unlike(name: str) -> tuple[int, bool]:
+        config = configs[name]
+        own = {(i + 1, j) for i, count in enumerate(config.layers) for j in range(count)}
+        return len(own ^ blocks), (config.block == "bottleneck") != bottleneck
+
+    candidates = sorted(configs, key=unlike)[:_CANDIDATES]
+    distances = {name: compare(configs[name], shapes).distance for name in candidates}
     return min(distances.items(), key=lambda item: item[1])
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 torch = require("torch")
 
 from resnet_edge.models.adapt import adapt  # noqa: E402
-from resnet_edge.models.identify import compare, identify  # noqa: E402
+from resnet_edge.models.identify import compare, identify, nearest  # noqa: E402
 
 SOURCES = ("torchvision", "timm", "huggingface", "mmpretrain", "nvidia")
 WORDS = {
@@ -61,7 +61,7 @@ REFUSED = {
         "resnest14d": "split-attention",
         "resnet50_gn": "no running statistics",
         "resnetv2_50": "ResNet v2",
-        "resnetrs50": r"unexpected maxpool\.0\.weight.*nearest is resnet50d",
+        "resnetrs50": r"unexpected maxpool\.0\.weight.*nearest is seresnet-d.*, 6 names",
         "cspresnet50": "CSP",
         "nf_resnet50": "stages",
         "resnet50_clip": "stages",
@@ -149,6 +149,16 @@ def test_our_network_gives_the_logits_that_the_real_model_gave(
     known = np.array(known_logits()[source][name])
     assert np.abs(known).max() > 0.01
     assert np.abs(logits - known).max() <= 1e-4 * np.abs(known).max()
+
+
+@pytest.mark.parametrize("name", ["resnetrs50", "seresnet152d", "resnest14d"])
+def test_the_nearest_of_the_few_compared_is_the_nearest_of_all(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = key_lists("timm")[name]
+    few = nearest(shapes)
+    monkeypatch.setattr("resnet_edge.models.identify._CANDIDATES", len(ARCHITECTURES))
+    assert nearest(shapes) == few
 
 
 @pytest.mark.parametrize("package", ["torchvision", "timm", "transformers"])
