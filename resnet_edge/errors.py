@@ -11,6 +11,7 @@
     ├── BundleError            a bundle is missing, damaged, or lacks an artifact
     ├── ConfigError            a recipe, target or option is unknown or contradictory
     ├── BuildError             an engine cannot be built
+    ├── DeviceError            the GPU ran out of memory or refused an operation
     ├── EngineMismatchError    an engine does not belong to this machine or this bundle
     └── BackendUnavailableError   what a command needs is not installed here
 
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DeviceError",
     "EngineMismatchError",
     "ExportError",
     "GraphError",
@@ -78,6 +80,10 @@ class ConfigError(ResnetEdgeError):
 
 class BuildError(ResnetEdgeError):
     """An engine cannot be built."""
+
+
+class DeviceError(ResnetEdgeError):
+    """The GPU ran out of memory, or refused or failed an operation."""
 
 
 class EngineMismatchError(ResnetEdgeError):

@@ -1,0 +1,1 @@
+"""Device memory, streams, events and graphs: one interface over pycuda and cuda-python."""
