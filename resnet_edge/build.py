@@ -15,6 +15,7 @@ from resnet_edge.graph import load_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import quantize, stored_plan
 from resnet_edge.reference import MODEL
+from resnet_edge.request import Request, check_request
 from resnet_edge.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ def build(
         BuildError: The builder refused.
     """
     backend = get_backend(target.backend)
+    check_request(
+        target,
+        Request(config.precision, config.rest, config.profile, version=backend.probe().version),
+    )
     graph = backend.graph(config)
     rest = _rest(backend, config)
     name = f"engines/{target.name}/{_file_name(config.precision, rest, backend)}"

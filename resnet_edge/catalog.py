@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from resnet_edge.errors import ConfigError
 from resnet_edge.resources import search_path
+from resnet_edge.schema import decode
 
 __all__ = ["list_entries", "load_entry", "read_toml"]
 
@@ -69,14 +69,4 @@ def _files(folder: str) -> dict[str, Path]:
 
 
 def _read(kind: type[T], path: Path) -> T:
-    value = read_toml(path)
-    allowed = {f.name for f in fields(cast("Any", kind))} - {"name"}
-    if unknown := sorted(set(value) - allowed):
-        raise ConfigError(
-            f"{path}: unknown key {', '.join(unknown)}",
-            hint=f"allowed: {', '.join(sorted(allowed))}",
-        )
-    try:
-        return cast("Any", kind)(name=path.stem, **value)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return decode(kind, read_toml(path), str(path), name=path.stem)

@@ -131,7 +131,7 @@ def test_senseless_profiles_are_refused(profile: tuple[int, int, int]) -> None:
 def test_an_unsupported_compute_capability_is_refused_by_name(bundle: Bundle) -> None:
     require("tensorrt_rtx")
     hopper = Target("h100", "", "tensorrt_rtx", "9.0")
-    with pytest.raises(BuildError, match=r"9\.0"):
+    with pytest.raises(ConfigError, match=r"9\.0"):
         build(bundle, hopper, BuildConfig("fp16"))
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from resnet_edge import targets
 from resnet_edge.calibrate.ranges import METHODS
 from resnet_edge.catalog import list_entries, load_entry, read_toml
+from resnet_edge.device.jetpack import RELEASES
+from resnet_edge.device.versions import within
 from resnet_edge.errors import ConfigError
 from resnet_edge.recipes import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
 from resnet_edge.resources import find, search_path
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 
 RECIPES = sorted((REPOSITORY / "calibration" / "recipes").glob("*.toml"))
 TARGETS = sorted((REPOSITORY / "engines" / "targets").glob("*.toml"))
+GPU = 'backend = "tensorrt"\ncompute_capability = "8.9"\n'
+ORIN = 'backend = "tensorrt"\ncompute_capability = "8.7"\nsoc = "tegra234"\nmodules = ["p1"]\n'
 ANY_LOADER = pytest.mark.parametrize(
     ("load", "folder"),
     [(load_recipe, "calibration/recipes"), (load_target, "engines/targets")],
     ids=["recipe", "target"],
 )
+SOURCED = {
+    "compute_capability", "dla_cores", "memory_gb", "bandwidth_gb_s", "int8_tops", "fp16_tflops",
+    "workspace_mb", "modules", "gpus", "power_modes", "[[software]]", "[super_modes]",
+}  # fmt: skip
 MINIMAL = {
     "calibration/recipes": 'description = "mine"\nmethod = "minmax"\n',
     "engines/targets": 'description = "mine"\nbackend = "onnxruntime"\n',
@@ -68,9 +75,61 @@ def test_every_shipped_target_loads_and_says_where_its_numbers_come_from(path: P
     assert target == load_target(str(path)) == resolve_target(path.stem)
     assert target.name == path.stem
     assert target.description
-    for line in path.read_text().splitlines():
-        if line.startswith("compute_capability"):
-            assert re.search(r'= "\d+\.\d"\s+# \w+', line), "the number has no source"
+    text = path.read_text()
+    for line in text.splitlines():
+        if re.split(" = |  #", line)[0] in SOURCED:
+            assert re.search(r"  # \w", line), f"{line!r} has no source"
+        assert len(line) <= 110
+    if target.compute_capability:
+        assert target.memory_gb
+        assert target.bandwidth_gb_s
+        assert target.software
+        assert target.modules or target.gpus
+        for peak in ("int8_tops", "fp16_tflops"):
+            stated = getattr(target, peak) is not None
+            assert stated != (f"\n# {peak}: " in text), f"{peak}: a number, or why there is none"
+
+
+def test_peaks_are_dense_and_in_the_usual_proportion() -> None:
+    for target in list_targets():
+        if target.int8_tops and target.fp16_tflops:
+            assert target.int8_tops / target.fp16_tflops == pytest.approx(2, rel=0.02)
+        if gained := target.super_modes:
+            assert gained.int8_tops / gained.fp16_tflops == pytest.approx(2, rel=0.02)
+            assert target.int8_tops
+            assert gained.int8_tops > target.int8_tops
+
+
+def test_the_headline_of_every_orin_follows_from_its_dense_peak() -> None:
+    """Twice the dense peak of the GPU, and what the DLA adds, must give the advertised number."""
+    headline = {  # TOPS, sparse, with DLA (NVIDIA's Jetson module comparison)
+        "jetson-orin-nano-4gb": 20, "jetson-orin-nano-8gb": 40, "jetson-orin-nx-8gb": 70,
+        "jetson-orin-nx-16gb": 100, "jetson-agx-orin-32gb": 200, "jetson-agx-orin-64gb": 275,
+    }  # fmt: skip
+    for name, total in headline.items():
+        target = load_target(name)
+        assert target.int8_tops
+        rest = total - 2 * target.int8_tops
+        assert rest == pytest.approx(0, abs=1.2) if not target.dla_cores else 15 < rest < 110
+
+
+def test_parts_and_gpu_names_belong_to_one_target_or_are_told_apart_by_memory() -> None:
+    seen: dict[tuple[str, int | None], str] = {}
+    for target in list_targets():
+        for name in (*target.modules, *target.gpus):
+            other = seen.setdefault((name, target.memory_gb), target.name)
+            assert other == target.name
+
+
+def test_shipped_software_follows_the_table_of_jetpacks() -> None:
+    for target in list_targets():
+        for range_ in target.software:
+            if range_.jetpack is None:
+                continue
+            releases = [r for r in RELEASES if within(r.jetpack, *range_.jetpack)]
+            assert releases or range_.tensorrt[0] == "11.4.1"
+            brought = [r for r in releases if within(r.tensorrt, *range_.tensorrt)]
+            assert brought or range_.tensorrt[0] == "11.4.1", f"{target.name}: {range_}"
 
 
 def test_all_shipped_files_are_listed_by_name() -> None:
@@ -177,30 +236,56 @@ def test_a_recipe_with_a_bad_value_is_refused(elsewhere: Path, line: str) -> Non
         'backend = "tensorrt_rtx"\ncompute_capability = "89"',
         'backend = "tensorrt_rtx"\ncompute_capability = "8.9 "',
         'backend = "tensorrt_rtx"\ncompute_capability = 8.9',
+        GPU + "memory_gb = 8.5",
+        GPU + "memory_gb = 0",
+        GPU + 'memory_gb = "8"',
+        GPU + "memory_gb = true",
+        GPU + "bandwidth_gb_s = -1",
+        GPU + "int8_tops = inf",
+        GPU + "int8_tops = nan",
+        GPU + "workspace_mb = 0",
+        GPU + "dla_cores = 1",
+        GPU + 'gpus = "RTX"',
+        GPU + "gpus = [1]",
+        GPU + 'soc = "tegra234"',
+        GPU + "software = 8",
+        GPU + '[[software]]\ntensorrt = ["10.3"]',
+        GPU + '[[software]]\ntensorrt = ["10.3", "10.0"]',
+        GPU + '[[software]]\ntensorrt = ["new", "newer"]',
+        GPU + '[[software]]\ntensorrt = ["8.5", "11"]\nopset_max = 11',
+        GPU + '[[software]]\ntensorrt = ["8.5", "11"]\ndla = true',
+        GPU + '[[software]]\ntensorrt = ["8.5", "11"]\nwhat = 1',
+        GPU + 'power_modes = [{ id = 0, name = "MAXN" }]',
+        ORIN + 'power_modes = [{ id = 0, name = "A" }, { id = 0, name = "B" }]',
+        ORIN + 'power_modes = [{ id = "0", name = "A" }]',
+        ORIN + "power_modes = [0]",
+        ORIN + "dla_cores = 3",
+        ORIN + 'gpus = ["RTX"]',
+        ORIN + '[super_modes]\njetpack = "6.2"',
         'backend = "onnxruntime"\ncompute_capability = "8.9"',
     ],
 )
 def test_a_target_with_a_bad_value_is_refused(elsewhere: Path, text: str) -> None:
     write(elsewhere / "t.toml", 'description = "x"\n' + text)
-    with pytest.raises(ConfigError, match=r"\bt\b"):
+    with pytest.raises(ConfigError, match=r"^t\.toml: ") as caught:
         load_target("t.toml")
+    key = re.split(r"[=\]]", text.splitlines()[-1])[0].strip(" [")
+    assert key in caught.value.message or key in ("backend", "dla", "jetpack", "soc", "gpus")
 
 
-def test_the_automatic_target_is_this_machines_gpu_or_its_cpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for capability, name in ((None, "cpu"), ("8.9", "rtx-4090"), ("7.5", "rtx-2080-ti")):
-        monkeypatch.setattr(targets, "detect_compute_capability", lambda c=capability: c)
-        assert resolve_target("auto").name == name
-    monkeypatch.setattr(targets, "detect_compute_capability", lambda: "3.5")
-    with pytest.raises(ConfigError, match=r"compute capability 3\.5") as caught:
-        resolve_target("auto")
-    assert "--target cpu" in (caught.value.hint or "")
-
-
-def test_detecting_a_gpu_never_fails() -> None:
-    capability = targets.detect_compute_capability()
-    assert capability is None or re.fullmatch(r"\d+\.\d", capability)
+def test_a_good_target_with_everything_loads(elsewhere: Path) -> None:
+    write(elsewhere / "t.toml", (REPOSITORY / TARGETS[0]).with_name(
+        "jetson-agx-orin-64gb.toml").read_text())  # fmt: skip
+    target = load_target("t.toml")
+    assert target.software_of(jetpack="6.2.1")[0].tensorrt == ("10.3.0", "10.7.0")
+    assert [s.dla for s in target.software_of(jetpack="7.2.2")] == [False, True]
+    assert target.software_of(tensorrt="9.0") == ()
+    assert len(target.software_of()) == len(target.software)
+    assert target.opset_max == 17
+    assert target.workspace_bytes == 8 << 30
+    assert load_target("jetson-nano").workspace_bytes == 512 << 20
+    assert load_target("cpu").workspace_bytes is None
+    assert load_target("cpu").opset_max is None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What this machine is: Jetson module, GPU and driver, installed libraries."""
