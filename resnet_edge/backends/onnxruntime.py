@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.base import BuildConfig, Calibration
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar
@@ -62,11 +62,19 @@ class OnnxRuntimeBackend(Backend):
         return "int8-cpu" if config.precision == "int8" else "fp32"
 
     def build(
-        self, source: Path, target: Target, config: BuildConfig, *, progress: Progress
+        self,
+        source: Path,
+        target: Target,
+        config: BuildConfig,
+        *,
+        calibration: Calibration | None = None,
+        progress: Progress,
     ) -> EngineArtifact:
         """Check that the graph loads; the file is the engine."""
-        with OnnxRuntimeSession(source):
-            return EngineArtifact(source.read_bytes())
+        with progress.task(f"build {target.name} {config.precision}", total=1) as task:
+            with OnnxRuntimeSession(source):
+                task.advance()
+        return EngineArtifact(source.read_bytes())
 
     def obstacle(self, sidecar: Sidecar) -> str | None:
         """Return why ONNX Runtime cannot run; it runs an engine of any version and machine."""
