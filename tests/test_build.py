@@ -63,7 +63,7 @@ def test_every_rtx_target_builds_fp16_without_a_gpu(bundle: Bundle, target: str)
     require("tensorrt_rtx")
     result = build(bundle, load_target(target), BuildConfig("fp16"))
     assert result.size > 100_000
-    assert result.sidecar.compute_capability == load_target(target).compute_capability
+    assert result.sidecar.compute_capabilities == (load_target(target).compute_capability,)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

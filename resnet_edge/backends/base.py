@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
@@ -90,7 +91,7 @@ class Session(ABC):
     def close(self) -> None:
         """Release what the runtime holds; the session cannot be used afterwards."""
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

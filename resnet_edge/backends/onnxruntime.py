@@ -71,9 +71,9 @@ class OnnxRuntimeBackend(Backend):
         progress: Progress,
     ) -> EngineArtifact:
         """Check that the graph loads; the file is the engine."""
-        with progress.task(f"build {target.name} {config.precision}", total=1) as task:
-            with OnnxRuntimeSession(source):
-                task.advance()
+        label = f"build {target.name} {config.precision}"
+        with progress.task(label, total=1) as task, OnnxRuntimeSession(source):
+            task.advance()
         return EngineArtifact(source.read_bytes())
 
     def obstacle(self, sidecar: Sidecar) -> str | None:

@@ -1,0 +1,227 @@
+"""One stream of inferences: an execution context with its stream, its memory and its graphs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.backends.tensorrt.messages import explain
+from resnet_edge.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import tensorrt
+    from numpy.typing import NDArray
+
+    from resnet_edge.backends.base import TensorSpec
+    from resnet_edge.backends.cuda.device import Device
+    from resnet_edge.backends.cuda.resources import Buffer, Event, Graph, HostBuffer
+    from resnet_edge.backends.tensorrt.logger import Record
+
+__all__ = ["GpuTimes", "Lane"]
+
+log = logging.getLogger(__name__)
+
+_MAX_GRAPHS = 8  # captured batch sizes
+
+
+@dataclass(frozen=True)
+class GpuTimes:
+    """Where the time of one inference goes on the GPU, in milliseconds.
+
+    Attributes:
+        h2d: Copying the inputs to the device; next to nothing where memory is shared.
+        compute: The network.
+        d2h: Copying the outputs back.
+    """
+
+    h2d: float
+    compute: float
+    d2h: float
+
+
+@dataclass
+class _Tensor:
+    """Memory of one input or output: page-locked, and on the device unless that is the same."""
+
+    host: HostBuffer
+    device: Buffer | None
+
+    @property
+    def address(self) -> int:
+        if self.device is None:
+            assert self.host.device_pointer is not None  # zero-copy memory has one
+            return self.host.device_pointer
+        return self.device.pointer
+
+    def close(self) -> None:
+        self.host.close()
+        if self.device is not None:
+            self.device.close()
+
+
+class Lane:
+    """Runs one inference at a time.
+
+    Memory is allocated for the largest batch seen so far. The second inference of a batch size
+    captures a CUDA graph, which the following ones launch.
+
+    Args:
+        device: The GPU.
+        context: TensorRT's execution context, not used elsewhere.
+        inputs: Of the engine.
+        outputs: Of the engine.
+        record: What TensorRT says.
+        capture: Whether to use CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        context: tensorrt.IExecutionContext,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        record: Record,
+        *,
+        capture: bool,
+    ) -> None:
+        self._device, self._record, self._capture = device, record, capture
+        self._context: tensorrt.IExecutionContext | None = context
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._stream = device.stream()
+        self._room = 0  # batch that the memory is for
+        self._batch = 0  # batch that the context is set to
+        self._tensors: dict[str, _Tensor] = {}
+        self._graphs: dict[int, Graph | None] = {}  # None: seen once
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run once; the arrays returned are the caller's."""
+        batch = self._prepare(feed)
+        self._copy_in(batch)
+        self._execute(batch)
+        self._copy_out(batch)
+        self._stream.synchronize()
+        return {o.name: self._tensors[o.name].host.array[:batch].copy() for o in self._outputs}
+
+    def time(self, feed: Mapping[str, NDArray[Any]], count: int) -> list[GpuTimes]:
+        """Run ``count`` times and return what the GPU spent on each."""
+        batch, times = self._prepare(feed), []
+        events: list[Event] = [self._device.event() for _ in range(4)]
+        try:
+            for _ in range(count):
+                steps = (self._copy_in, self._execute, self._copy_out)
+                events[0].record(self._stream)
+                for step, event in zip(steps, events[1:], strict=True):
+                    step(batch)
+                    event.record(self._stream)
+                events[-1].synchronize()
+                spans = [after.elapsed_ms(before) for before, after in pairwise(events)]
+                times.append(GpuTimes(*spans))
+        finally:
+            for event in events:
+                event.close()
+        return times
+
+    def close(self) -> None:
+        """Release graphs, memory and stream, then the context."""
+        self._forget_graphs()
+        for tensor in self._tensors.values():
+            tensor.close()
+        self._tensors.clear()
+        self._stream.close()
+        self._context = None
+
+    def _prepare(self, feed: Mapping[str, NDArray[Any]]) -> int:
+        """Put the inputs into page-locked memory and set the context to their batch."""
+        batch = len(feed[self._inputs[0].name])
+        if batch > self._room:
+            self._allocate(batch)
+        if batch != self._batch:
+            self._set_shapes(batch)
+        for spec in self._inputs:
+            self._tensors[spec.name].host.array[:batch] = feed[spec.name]
+        return batch
+
+    def _allocate(self, batch: int) -> None:
+        self._forget_graphs()  # they hold the old addresses
+        for tensor in self._tensors.values():
+            tensor.close()
+        self._tensors, self._room, self._batch = {}, 0, 0
+        for spec in (*self._inputs, *self._outputs):
+            shape = (batch, *(int(n or 0) for n in spec.shape[1:]))
+            host = self._device.host_buffer(shape, spec.dtype)
+            buffer = None
+            if host.device_pointer is None:
+                buffer = self._device.alloc(host.nbytes)
+            self._tensors[spec.name] = _Tensor(host, buffer)
+        self._room = batch
+
+    def _set_shapes(self, batch: int) -> None:
+        context: tensorrt.IExecutionContext = self._live
+        for spec in self._inputs:
+            shape = (batch, *spec.shape[1:])
+            if not context.set_input_shape(spec.name, shape):
+                self._fail(f"TensorRT refused the shape {shape} of {spec.name}")
+        if missing := context.infer_shapes():
+            self._fail(f"TensorRT does not know the shape of {', '.join(missing)}")
+        for name, tensor in self._tensors.items():
+            if not context.set_tensor_address(name, tensor.address):
+                self._fail(f"TensorRT refused the memory of {name}")
+        self._batch = batch
+
+    def _copy_in(self, batch: int) -> None:
+        for spec in self._inputs:
+            tensor = self._tensors[spec.name]
+            if tensor.device is not None:
+                self._stream.copy_to_device(tensor.device, tensor.host.array[:batch])
+
+    def _copy_out(self, batch: int) -> None:
+        for spec in self._outputs:
+            tensor = self._tensors[spec.name]
+            if tensor.device is not None:
+                self._stream.copy_to_host(tensor.host.array[:batch], tensor.device)
+
+    def _execute(self, batch: int) -> None:
+        graph = self._graphs.get(batch)
+        if graph is None and batch in self._graphs:
+            graph = self._captured(batch)
+        if graph is not None:
+            graph.launch()
+            return
+        self._enqueue()
+        if self._capture and len(self._graphs) < _MAX_GRAPHS:
+            self._graphs.setdefault(batch)
+
+    def _captured(self, batch: int) -> Graph | None:
+        """Capture what runs this batch; without a graph it still runs, only slower."""
+        try:
+            self._graphs[batch] = self._stream.capture(self._enqueue)
+        except DeviceError as error:
+            log.info("no CUDA graphs for this engine: %s", error)
+            self._capture = False
+            self._forget_graphs()
+        return self._graphs.get(batch)
+
+    def _enqueue(self) -> None:
+        context: tensorrt.IExecutionContext = self._live
+        if not context.execute_async_v3(stream_handle=self._stream.handle):
+            self._fail("TensorRT could not run the engine")
+
+    @property
+    def _live(self) -> tensorrt.IExecutionContext:
+        if self._context is None:
+            raise DeviceError("the session is closed")
+        return self._context
+
+    def _forget_graphs(self) -> None:
+        for graph in self._graphs.values():
+            if graph is not None:
+                graph.close()
+        self._graphs.clear()
+
+    def _fail(self, what: str) -> None:
+        reason, hint = explain(self._record.errors)
+        raise DeviceError(f"{what}: {reason}", hint=hint)
