@@ -40,7 +40,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("resnet_edge")
 
 
-def require(name: str, *, available: bool | None = None) -> Any:
+def require(name: str, *, available: bool | None = None, reason: str | None = None) -> Any:
     """Return the module ``name``, or skip because it is missing.
 
     Where the environment variable RESNET_EDGE_REQUIRE lists ``name``, its absence is a failure.
@@ -48,12 +48,13 @@ def require(name: str, *, available: bool | None = None) -> Any:
     Args:
         name: A module; with ``available`` any other thing a test needs, such as ``gpu``.
         available: Whether that other thing is there.
+        reason: Why it is missing, where that is known.
     """
     if available is None and importlib.util.find_spec(name) is not None:
         return importlib.import_module(name)
     if available:
         return None
-    reason = f"{name} is not available on this machine"
+    reason = f"{name} is not available on this machine{f': {reason}' if reason else ''}"
     if name in os.environ.get("RESNET_EDGE_REQUIRE", "").replace(" ", "").split(","):
         pytest.fail(f"{reason}, but RESNET_EDGE_REQUIRE asks for it", pytrace=False)
     return pytest.skip(reason, allow_module_level=True)

@@ -48,7 +48,7 @@ class PycudaDriver(Driver):
             can_map_host_memory=bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY)),
         )
         self._index = index
-        self._thread = threading.get_ident()
+        self._thread = threading.current_thread()
         self._context: Any = device.retain_primary_context()
         return properties
 
@@ -77,15 +77,18 @@ class PycudaDriver(Driver):
     def release(self) -> None:
         """Give the primary context back.
 
-        pycuda (2026.1) does so when its last reference goes: on the thread that retained it the
-        context then stays current, and on any other thread it is not given back at all. Both
-        are put right here.
+        When the last reference goes pycuda (2026.1) calls ``cuCtxDetach``, which does not belong
+        to a primary context, so it has to be told. On the thread that retained the context it
+        then leaves it current; on any other thread it gives nothing back. One more reference
+        keeps the context alive until both are put right.
         """
-        self._context = None
-        if threading.get_ident() == self._thread:
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(ctypes.c_void_p()), self._index)
+        self._context.detach()
+        if threading.current_thread() is self._thread:
             self._call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
         else:
             self._call("cuDevicePrimaryCtxRelease_v2", self._index)
+        self._call("cuDevicePrimaryCtxRelease_v2", self._index)
 
     def memory_info(self) -> tuple[int, int]:
         """Return the free and the total bytes of device memory."""
