@@ -129,7 +129,7 @@ def _parse(
         error: tensorrt.ParserError = parser.get_error(index)
         where = f"node {error.node()}"
         if features.node_names:
-            where = f"{error.node_operator()} {error.node_name()}"
+            where = f"{error.node_operator()} {error.node_name()}".strip() or where
         errors.append(f"{where}: {error.desc()}")
     reason, hint = explain(errors or record.errors)
     raise BuildError(f"{trt.__name__} cannot parse the model: {reason}", hint=hint)

@@ -89,7 +89,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "build with weak typing (leave out --strongly-typed): that graph has opset 17",
     ),
     (
-        r"No importer registered for op: (?P<operator>\w+)|Plugin not found.*?(?P<plugin>\w+)",
+        r"No importer registered for op: (?P<op>\w+)|^(?P<operator>\w+).*Plugin not found",
         "this TensorRT does not know the operator {operator}",
         "see what it would refuse: resnet-edge lint",
     ),
@@ -119,7 +119,7 @@ def explain(said: Iterable[str]) -> tuple[str, str | None]:
 def _fill(meaning: str, match: re.Match[str]) -> str:
     """Put what the pattern found into the meaning; serialization numbers become versions."""
     found = {name: value or "a layer" for name, value in match.groupdict().items()}
-    if "plugin" in found:
-        found["operator"] = match["operator"] or match["plugin"]
+    if "op" in found:
+        found["operator"] = match["op"] or match["operator"]
     versions = {k: _SERIALIZATION.get(v, v) for k, v in found.items() if k in ("here", "there")}
     return meaning.format(**{**found, **versions})
