@@ -99,9 +99,13 @@ class TensorRTRtxBackend(ModuleBackend):
 
     def session(self, trt: ModuleType, engine: Path, options: LoadOptions) -> TensorRTSession:
         """Open a session that keeps what is compiled at the first inference beside the engine."""
-        data = engine.read_bytes()
-        _check_validity(trt, data, options.name)
-        return TensorRTSession(trt, data, options, _CachedContexts(runtime_cache_path(engine)))
+        data, features = engine.read_bytes(), self.features()
+        if features.validity:
+            _check_validity(trt, data, options.name)
+        if features.runtime_cache:
+            contexts = _CachedContexts(trt, runtime_cache_path(engine))
+            return TensorRTSession(trt, data, options, contexts)
+        return TensorRTSession(trt, data, options)
 
 
 def build_plan(
@@ -139,24 +143,25 @@ class _CachedContexts:
 
     capture = False
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._config: tensorrt_rtx.IRuntimeConfig | None = None
-        self._cache: tensorrt_rtx.IRuntimeCache | None = None
+    def __init__(self, trt: ModuleType, path: Path) -> None:
+        self._trt, self._path = trt, path
+        self._runtime_config: tensorrt_rtx.IRuntimeConfig | None = None
+        self._kernels: tensorrt_rtx.IRuntimeCache | None = None
         self._before = b""
 
     def create(self, engine: tensorrt_rtx.ICudaEngine) -> tensorrt_rtx.IExecutionContext:
         """Return a new context."""
-        if self._config is None:
-            self._configure(engine)
-        return engine.create_execution_context(self._config)
+        if self._runtime_config is None:
+            self._runtime_configure(self._trt, engine)
+        return engine.create_execution_context(self._runtime_config)
 
     def close(self) -> None:
         """Write the cache if it has grown; without it the next start is slower, no more."""
-        cache, self._cache, self._config = self._cache, None, None
-        if cache is None:
+        kernels: tensorrt_rtx.IRuntimeCache | None = self._kernels
+        self._kernels = self._runtime_config = None
+        if kernels is None:
             return
-        data = bytes(cache.serialize())
+        data = bytes(kernels.serialize())
         if data == self._before:
             return
         try:
@@ -164,19 +169,17 @@ class _CachedContexts:
         except BundleError as error:
             log.warning("compiled kernels are not kept: %s", error)
 
-    def _configure(self, engine: tensorrt_rtx.ICudaEngine) -> None:
-        import tensorrt_rtx as trt
-
-        config: tensorrt_rtx.IRuntimeConfig = engine.create_runtime_config()
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        cache: tensorrt_rtx.IRuntimeCache = config.create_runtime_cache()
+    def _configure(self, trt: ModuleType, engine: tensorrt_rtx.ICudaEngine) -> None:
+        runtime_config: tensorrt_rtx.IRuntimeConfig = engine.create_runtime_config()
+        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        kernels: tensorrt_rtx.IRuntimeCache = runtime_config.create_runtime_cache()
         if self._path.is_file():
             self._before = self._path.read_bytes()
-            if not cache.deserialize(self._before):
+            if not kernels.deserialize(self._before):
                 log.info("%s is of another machine or version; starting anew", self._path)
                 self._before = b""
-        config.set_runtime_cache(cache)
-        self._config, self._cache = config, cache
+        runtime_config.set_runtime_cache(kernels)
+        self._runtime_config, self._kernels = runtime_config, kernels
 
 
 def _check_validity(trt: ModuleType, data: bytes, name: str) -> None:

@@ -61,12 +61,12 @@ def build_plan(
     features = TrtFeatures.of(trt)
     failure = Failure()
     with recording(trt) as (logger, record), ExitStack() as stack:
-        builder = _make_builder(trt, logger, record)
+        builder: tensorrt.Builder = _make_builder(trt, logger, record)
         network: tensorrt.INetworkDefinition = builder.create_network(
             _network_flags(trt, features, request.config)
         )
         # The parser holds the weights: it must live until the build has ended.
-        parser = _parse(trt, features, network, logger, record, source)
+        parser: tensorrt.OnnxParser = _parse(trt, features, network, logger, record, source)
         builder_config: tensorrt.IBuilderConfig = builder.create_builder_config()
         notes = configure(trt, features, builder, network, builder_config, request)
         if features.calibrators and request.config.implicit and request.calibration:
@@ -79,7 +79,9 @@ def build_plan(
                 )
             )  # fmt: skip
         stack.enter_context(_shown(trt, features, builder_config, progress, request.label, failure))
-        serialized = builder.build_serialized_network(network, builder_config)
+        serialized: tensorrt.IHostMemory | None = builder.build_serialized_network(
+            network, builder_config
+        )
         del parser
         failure.raise_if_any()
         if serialized is None:

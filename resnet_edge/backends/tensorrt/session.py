@@ -135,7 +135,7 @@ class TensorRTSession(Session):
                 self._free.append(lane)
 
     def _new_lane(self) -> Lane:
-        context = self._contexts.create(self._engine.engine)
+        context: tensorrt.IExecutionContext = self._contexts.create(self._engine.engine)
         if context is None:
             reason, hint = explain(self._record.errors)
             raise DeviceError(f"TensorRT could not make an execution context: {reason}", hint=hint)

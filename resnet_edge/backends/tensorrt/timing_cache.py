@@ -46,18 +46,20 @@ class TimingCache:
     def attach(self, builder_config: tensorrt.IBuilderConfig) -> None:
         """Let a build use the timings, or start empty."""
         for data in (self._read(), b""):
-            cache: tensorrt.ITimingCache = builder_config.create_timing_cache(data)
-            if cache is not None and builder_config.set_timing_cache(cache, ignore_mismatch=False):
+            timings: tensorrt.ITimingCache = builder_config.create_timing_cache(data)
+            if timings is not None and builder_config.set_timing_cache(
+                timings, ignore_mismatch=False
+            ):
                 return
             if data:
                 log.warning("TensorRT does not take the timing cache %s; starting anew", self.path)
 
     def keep(self, builder_config: tensorrt.IBuilderConfig) -> None:
         """Write what a build has added; a cache that cannot be written only costs time."""
-        cache: tensorrt.ITimingCache = builder_config.get_timing_cache()
-        if cache is None:
+        timings: tensorrt.ITimingCache = builder_config.get_timing_cache()
+        if timings is None:
             return
-        data = bytes(cache.serialize())
+        data = bytes(timings.serialize())
         header = json.dumps({**self._key, "sha256": hashlib.sha256(data).hexdigest()}).encode()
         try:
             write_bytes(self.path, _MAGIC + header + b"\n" + data)
