@@ -166,12 +166,13 @@ class BuildConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options that differ from their default, by name; precision and profile left out."""
+        """The options that differ from their default, as JSON; the first three left out."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
+        defaults = {field.name: field.default for field in fields(self)}
         return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("precision", "rest", "profile")
-            and getattr(self, field.name) != field.default
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in chosen.items()
+            if value != defaults[name]
         }
 
 

@@ -152,7 +152,7 @@ class _CachedContexts:
     def create(self, engine: tensorrt_rtx.ICudaEngine) -> tensorrt_rtx.IExecutionContext:
         """Return a new context."""
         if self._runtime_config is None:
-            self._runtime_configure(self._trt, engine)
+            self._configure(self._trt, engine)
         return engine.create_execution_context(self._runtime_config)
 
     def close(self) -> None:
