@@ -72,7 +72,7 @@ def pycuda() -> Path:
             options = ["--no-deps", "--no-build-isolation", "--target", str(folder)]
             _run([*_PIP, "install", *options, str(tree)], "building pycuda")
 
-    return _cached(f"{PYCUDA.replace('==', '-')}-{PYTHON}", make)
+    return _cached(f"built-{PYCUDA.replace('==', '-')}-{PYTHON}", make)
 
 
 def cuda_python() -> Sequence[Path]:

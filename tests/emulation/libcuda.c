@@ -59,6 +59,7 @@ typedef struct Operation {
   void *to;
   const void *from;
   size_t size;
+  const void *device, *host; /* which is which; host: only if page-locked */
   struct Object *event;
   HostFunction function;
   void *data;
@@ -94,7 +95,7 @@ static Object *objects;
 static long live[KINDS], created[KINDS], abandoned;
 static size_t live_bytes;
 static char trace[1 << 16];
-static struct { char function[64]; int after, code; } failures[16];
+static struct { char function[64]; int after, times, code; } failures[16];
 
 static __thread Context *stack[32];
 static __thread int depth;
@@ -124,9 +125,15 @@ static void unlock(int *unused) {
 }
 
 static int injected(const char *function) {
-  for (int i = 0; i < 16; i++)
-    if (failures[i].after > 0 && !strcmp(failures[i].function, function) && --failures[i].after == 0)
-      return failures[i].code;
+  for (int i = 0; i < 16; i++) {
+    if (!failures[i].times || strcmp(failures[i].function, function)) continue;
+    if (failures[i].after > 1) {
+      failures[i].after--;
+      continue;
+    }
+    failures[i].times--;
+    return failures[i].code;
+  }
   return SUCCESS;
 }
 
@@ -245,7 +252,13 @@ static void work_off(Object *stream, Object *until) {
     Operation *operation = stream->first;
     stream->first = operation->next;
     if (!stream->first) stream->last = NULL;
-    if (operation->work == COPY) memcpy(operation->to, operation->from, operation->size);
+    if (operation->work == COPY) {
+      if (is_device_memory(operation->device, operation->size) &&
+          (!operation->host || is_page_locked(operation->host, operation->size)))
+        memcpy(operation->to, operation->from, operation->size);
+      else
+        stream->context->failed = ILLEGAL_ADDRESS; /* freed too early */
+    }
     if (operation->work == RECORD && find(EVENT, operation->event)) {
       clock_gettime(CLOCK_MONOTONIC, &operation->event->time);
       if (--operation->event->pending == 0) operation->event->happened = 1;
@@ -518,23 +531,28 @@ EXPORT int cuMemHostGetFlags(unsigned *flags, void *address) {
 }
 
 /* Page-locked memory is read and written when the stream gets there, any other at once. */
-static int copy(void *to, const void *from, size_t size, const void *host, void *handle) {
+static int copy(void *handle, Operation wanted, const void *host) {
   Object *stream = find(STREAM, handle);
-  int code = put(handle, (Operation){.work = COPY, .to = to, .from = from, .size = size});
-  if (!code && !stream->capture && !is_page_locked(host, size)) work_off(stream, NULL);
+  if (is_page_locked(host, wanted.size)) wanted.host = host;
+  int code = put(handle, wanted);
+  if (!code && !stream->capture && !wanted.host) work_off(stream, NULL);
   return code;
 }
 
 EXPORT int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t size, void *stream) {
   BEGIN("cuMemcpyHtoDAsync", 1);
   if (!is_device_memory((void *)to, size)) return INVALID_VALUE;
-  return copy((void *)to, from, size, from, stream);
+  Operation wanted = {
+      .work = COPY, .to = (void *)to, .from = from, .size = size, .device = (void *)to};
+  return copy(stream, wanted, from);
 }
 
 EXPORT int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t size, void *stream) {
   BEGIN("cuMemcpyDtoHAsync", 1);
   if (!is_device_memory((void *)from, size)) return INVALID_VALUE;
-  return copy(to, (void *)from, size, to, stream);
+  Operation wanted = {
+      .work = COPY, .to = to, .from = (void *)from, .size = size, .device = (void *)from};
+  return copy(stream, wanted, to);
 }
 
 EXPORT int cuMemcpyHtoD_v2(uintptr_t to, const void *from, size_t size) {
@@ -672,17 +690,20 @@ EXPORT int cuStreamBeginCapture_v2(void *handle, int mode) {
 }
 
 EXPORT int cuStreamEndCapture(void *handle, Object **graph) {
-  BEGIN("cuStreamEndCapture", 1);
+  LOCKED;
+  int code = enter("cuStreamEndCapture", 1);
   Object *stream = find(STREAM, handle);
   if (!stream) return INVALID_HANDLE;
   if (!stream->capture) return INVALID_VALUE;
-  *graph = stream->capture;
+  *graph = stream->capture; /* the capture ends, whatever comes of it */
   stream->capture = NULL;
-  if (!stream->capture_failed) return SUCCESS;
-  destroy(*graph);
-  *graph = NULL;
+  if (!code && stream->capture_failed) code = CAPTURE_INVALIDATED;
   stream->capture_failed = 0;
-  return CAPTURE_INVALIDATED;
+  if (code) {
+    destroy(*graph);
+    *graph = NULL;
+  }
+  return code;
 }
 
 EXPORT int cuGraphInstantiateWithFlags(Object **executable, void *handle, unsigned long long flags) {
@@ -731,15 +752,16 @@ EXPORT int cuGraphExecDestroy(void *handle) {
 
 /* {{{ what tests ask and set */
 
-/* Makes the `after`-th call of a function from now on return `code`; 0 calls it off. */
-EXPORT int emulated_fail(const char *function, int after, int code) {
+/* Makes calls of a function return `code`: `times` calls, from the `after`-th from now on. */
+EXPORT int emulated_fail(const char *function, int after, int times, int code) {
   LOCKED;
   int place = -1;
   for (int i = 15; i >= 0; i--)
-    if (failures[i].after <= 0 || !strcmp(failures[i].function, function)) place = i;
+    if (!failures[i].times || !strcmp(failures[i].function, function)) place = i;
   if (place < 0) return -1;
   snprintf(failures[place].function, sizeof failures[place].function, "%s", function);
   failures[place].after = after;
+  failures[place].times = times;
   failures[place].code = code;
   return 0;
 }

@@ -8,7 +8,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 static int version(void) {
-  const char *text = getenv("EMULATED_CUDART_VERSION");
+  const char *text = getenv("EMULATED_CUDA_RT_VERSION");
   return text ? atoi(text) : 13000;
 }
 

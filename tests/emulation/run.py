@@ -52,6 +52,7 @@ def run(
     Raises:
         AssertionError: The process failed; says what it printed.
     """
+    __tracebackhide__ = True
     source = textwrap.dedent(inspect.getsource(function))
     script = _SCRIPT.format(source=source, name=function.__name__, prepare=prepare)
     variables = {

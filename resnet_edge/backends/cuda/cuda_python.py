@@ -43,6 +43,8 @@ class CudaPythonDriver(Driver):
             import cuda as package
             from cuda import cuda as driver
         self._cuda = driver
+        old = hasattr(driver, "cuGraphInstantiateWithFlags")  # cuda-python 11
+        self._instantiate = "cuGraphInstantiateWithFlags" if old else "cuGraphInstantiate"
         self.library = f"cuda-python {package.__version__}"
 
     def open(self, index: int) -> DeviceProperties:
@@ -181,7 +183,7 @@ class CudaPythonDriver(Driver):
         """Return the recorded work as an executable graph."""
         graph = self._call("cuStreamEndCapture", stream)
         try:
-            return self._call("cuGraphInstantiateWithFlags", graph, 0)
+            return self._call(self._instantiate, graph, 0)
         finally:
             self._call("cuGraphDestroy", graph)
 

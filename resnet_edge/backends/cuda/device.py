@@ -121,7 +121,7 @@ class Device:
         return Activation(self, "working on the device")
 
     def close(self) -> None:
-        """Close everything that is still open, the latest first, then give the context back.
+        """Wait for all streams, close everything, the latest first, then give the context back.
 
         Closing twice is allowed.
 
@@ -139,6 +139,9 @@ class Device:
             stack.callback(self._release)
             for resource in self._open.values():
                 stack.callback(resource.close)
+            for resource in self._open.values():
+                if isinstance(resource, Stream):
+                    stack.callback(resource.synchronize)
 
     def __enter__(self) -> Device:
         return self
