@@ -94,12 +94,15 @@ class LoadedEngine:
             )
         self._engine: tensorrt.ICudaEngine | None = engine
         self.inputs, self.outputs = _specs(trt, engine)
-        fixed = self.inputs[0].shape[0]
-        if fixed is None:
+        batch = self.inputs[0].shape[0]
+        if batch is None:
             smallest, _, largest = engine.get_tensor_profile_shape(self.inputs[0].name, 0)
             self.profile = (int(smallest[0]), int(largest[0]))
         else:
-            self.profile = (fixed, fixed)
+            self.profile = (batch, batch)
+        if self.profile[0] == self.profile[1]:
+            self.inputs = tuple(_fixed(spec, self.profile[0]) for spec in self.inputs)
+            self.outputs = tuple(_fixed(spec, self.profile[0]) for spec in self.outputs)
 
     @property
     def engine(self) -> tensorrt.ICudaEngine:
@@ -146,6 +149,10 @@ def refuse_foreign(data: bytes, name: str, *, ahead_of_time: bool) -> None:
         + (f"{other} built it" if is_rtx else f"{other} built it, or it is damaged"),
         hint="build it again, for a target of this kind",
     )
+
+
+def _fixed(spec: TensorSpec, batch: int) -> TensorSpec:
+    return TensorSpec(spec.name, (batch, *spec.shape[1:]), spec.dtype)
 
 
 def _specs(

@@ -105,6 +105,24 @@ class TensorRTSession(Session):
         with self._device.activate(), self._lane() as lane:
             return lane.run(feed)
 
+    def run_rows(self, rows: NDArray[Any], batch: int | None = None) -> dict[str, NDArray[Any]]:
+        """Run any number of images in as few calls as the profile allows.
+
+        Args:
+            rows: The images, at least one.
+            batch: Most images per call; default the profile's largest.
+        """
+        import numpy as np
+
+        low, high = self._engine.profile
+        size, parts = min(batch or high, high), []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            filled = part[np.arange(max(low, len(part))) % len(part)] if len(part) < low else part
+            found = self.run({self.inputs[0].name: filled})
+            parts.append({name: value[: len(part)] for name, value in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     def time(self, feed: Mapping[str, NDArray[Any]], count: int) -> list[GpuTimes]:
         """Run ``count`` times and return the GPU's own times of each; see `run`."""
         self._check(feed)
@@ -160,7 +178,8 @@ class TensorRTSession(Session):
                     f"{array.dtype} of shape {array.shape}"
                 )
             if not low <= len(array) <= high:
+                takes = f"{low} to {high}" if low < high else f"{low}"
                 raise ConfigError(
-                    f"the engine takes {low} to {high} images at once, not {len(array)}",
+                    f"the engine takes {takes} images at once, not {len(array)}",
                     hint="build with a wider --profile",
                 )
