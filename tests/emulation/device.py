@@ -16,7 +16,11 @@ __all__ = ["run_on_device"]
 
 
 def run_on_device(
-    library: str, function: Callable[..., Any], *arguments: Any, **device: Any
+    library: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    tensorrt: str | None = None,
+    **device: Any,
 ) -> Any:
     """Return what a function returns in a process that has the emulated device.
 
@@ -24,6 +28,7 @@ def run_on_device(
         library: What is installed there: ``pycuda``, ``cuda-python``, both with a comma, or "".
         function: See `tests.emulation.run.run`.
         arguments: What it is given.
+        tensorrt: Version of the fake TensorRT to import there, for example ``10.3``.
         device: What the device is, see ``settings`` in ``libcuda.c``: ``integrated=1`` sets
             ``EMULATED_CUDA_INTEGRATED``.
     """
@@ -38,6 +43,14 @@ def run_on_device(
     except MissingError as error:
         require(name, available=False, reason=str(error))
     environment = {f"EMULATED_CUDA_{key.upper()}": str(value) for key, value in device.items()}
+    prepare = ""
+    if tensorrt is not None:
+        prepare = f"from tests.emulation.fake_tensorrt.module import install; install({tensorrt!r})"
     return run(
-        function, *arguments, packages=packages, libraries=libraries, environment=environment
+        function,
+        *arguments,
+        packages=packages,
+        libraries=libraries,
+        environment=environment,
+        prepare=prepare,
     )

@@ -209,6 +209,8 @@ def test_a_graph_repeats_what_was_captured(library: str) -> None:
 
 def test_what_cannot_be_captured_is_our_error_and_the_stream_goes_on(library: str) -> None:
     def work() -> list[Any]:
+        import pytest
+
         from resnet_edge.backends.cuda.device import open_device
         from resnet_edge.errors import DeviceError
         from tests.emulation import control
@@ -222,10 +224,9 @@ def test_what_cannot_be_captured_is_our_error_and_the_stream_goes_on(library: st
                 raise KeyError("not a device error")
 
             for forbidden in (stream.synchronize, lambda: device.alloc(4), wrong):
-                try:
+                with pytest.raises((DeviceError, KeyError)) as caught:
                     stream.capture(forbidden)
-                except (DeviceError, KeyError) as error:
-                    errors.append([type(error).__name__, str(error)])
+                errors.append([caught.typename, str(caught.value)])
             stream.copy_to_device(buffer, source.array)
             stream.synchronize()
             return [errors, control.live()]
@@ -290,9 +291,9 @@ def test_ten_thousand_runs_leave_nothing_behind(library: str) -> None:
                 end.elapsed_ms(start)
 
             def churn() -> None:
-                with device.alloc(1024), device.host_buffer((8,), "uint8"), device.event():
-                    with device.stream() as other, other.capture(lambda: None):
-                        pass
+                memory = device.alloc(1024), device.host_buffer((8,), "uint8")
+                with memory[0], memory[1], device.event(), device.stream() as other:
+                    other.capture(lambda: None).close()
 
             def state() -> list[Any]:
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -405,6 +406,7 @@ def test_a_device_in_use_is_not_closed(library: str) -> None:
 def test_what_is_closed_cannot_be_used(library: str) -> None:
     def work() -> list[str]:
         import numpy as np
+        import pytest
 
         from resnet_edge.backends.cuda.device import open_device
         from resnet_edge.errors import DeviceError
@@ -425,10 +427,9 @@ def test_what_is_closed_cannot_be_used(library: str) -> None:
             lambda: (device.close(), device.alloc(8)),
             lambda: device.activate().__enter__(),
         ):
-            try:
+            with pytest.raises(DeviceError) as caught:
                 use()
-            except DeviceError as error:
-                messages.append(error.message)
+            messages.append(caught.value.message)
         return messages
 
     assert run_on_device(library, work) == [
@@ -444,6 +445,7 @@ def test_what_is_closed_cannot_be_used(library: str) -> None:
 def test_copies_that_do_not_fit_are_refused(library: str) -> None:
     def work() -> list[str]:
         import numpy as np
+        import pytest
 
         from resnet_edge.backends.cuda.device import open_device
 
@@ -454,10 +456,9 @@ def test_copies_that_do_not_fit_are_refused(library: str) -> None:
                     lambda a=array: stream.copy_to_device(buffer, a),
                     lambda a=array: stream.copy_to_host(a, buffer),
                 ):
-                    try:
+                    with pytest.raises(ValueError) as caught:
                         copy()
-                    except ValueError as error:
-                        messages.append(str(error))
+                    messages.append(str(caught.value))
         return messages
 
     messages = run_on_device(library, work)

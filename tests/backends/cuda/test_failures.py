@@ -84,6 +84,8 @@ def test_a_failed_call_is_our_error(library: str, function: str, code: str, doin
 
 def test_out_of_memory_names_the_bytes(library: str) -> None:
     def work() -> list[Any]:
+        import pytest
+
         from resnet_edge.backends.cuda.device import open_device
         from resnet_edge.errors import DeviceError
         from tests.emulation import control
@@ -96,10 +98,9 @@ def test_out_of_memory_names_the_bytes(library: str) -> None:
                 lambda: device.alloc(12_582_913),
                 lambda: device.host_buffer((3, 4_000_000), "float32"),
             ):
-                try:
+                with pytest.raises(DeviceError) as caught:
                     allocate()
-                except DeviceError as error:
-                    messages.append(f"{error.message} {error.hint}")
+                messages.append(f"{caught.value.message} {caught.value.hint}")
             return [total, messages, device.memory_info(), control.live()]
 
     total, messages, left, alive = run_on_device(library, work, memory_mib=32, name="Orin")

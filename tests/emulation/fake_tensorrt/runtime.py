@@ -1,0 +1,288 @@
+"""Runtime, engine and execution context: ONNX Runtime on the emulated device's memory."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import struct
+from typing import Any
+
+from tests.emulation import control
+from tests.emulation.fake_tensorrt import state
+from tests.emulation.fake_tensorrt.network import dims, dtype_name, graph_inputs
+
+__all__ = ["CLASSES", "MAGIC", "array_at", "session"]
+
+MAGIC = b"ptrt"
+_NUMPY = {
+    "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8", "INT32": "int32",
+    "INT64": "int64", "BOOL": "bool",
+}  # fmt: skip
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def array_at(address: int, shape: tuple[int, ...], dtype: str) -> Any:
+    """Return device memory as an array, as a kernel sees it.
+
+    Raises:
+        MemoryError: It is no device memory.
+    """
+    import numpy as np
+
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not control.is_device_memory(address, nbytes):
+        raise MemoryError(f"{nbytes} bytes at {address:#x} are no device memory")
+    memory = (ctypes.c_ubyte * nbytes).from_address(address)
+    return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+
+
+def session(model: Any, *, every_tensor: bool = False) -> tuple[Any, list[str]]:
+    """Return ONNX Runtime with a model, and the names of what it gives."""
+    import onnx
+    import onnxruntime
+
+    if every_tensor:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        model = copied
+        given = {value.name for value in model.graph.output}
+        inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+        model.graph.output.extend(value for value in inferred if value.name not in given)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    runner = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return runner, [value.name for value in model.graph.output]
+
+
+class Runtime:
+    def __init__(self, logger: Any) -> None:
+        if not getattr(logger, "_constructed", False):
+            raise TypeError("__init__() must be called when overriding __init__")
+        self._logger = logger
+        if code := state.cuda_error():
+            state.say(logger, "ERROR", f"CUDA initialization failure with error: {code}")
+            if hasattr(self._trt.BuilderFlag, "FP16"):
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+            os.kill(os.getpid(), signal.SIGSEGV)  # TensorRT 11 crashes at the next call
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
+        data = bytes(serialized_engine)
+        problem = None
+        if data[:4] != MAGIC:
+            problem = "header.magicTag == kEXPECTED_MAGIC_TAG failed"
+        elif "deserialize" in state.failures:
+            problem = "Requested amount of GPU memory (1234 bytes) could not be allocated."
+        else:
+            (length,) = struct.unpack("<I", data[4:8])
+            header, model = json.loads(data[8 : 8 + length]), data[8 + length :]
+            if header["version"] != self._trt.__version__:
+                problem = (
+                    f"The engine plan file is not compatible with this version of TensorRT, "
+                    f"expecting library version {self._trt.__version__} got {header['version']}, "
+                    f"please rebuild."
+                )
+            elif header["capability"] != state.CAPABILITY:
+                problem = (
+                    f"The engine plan file is generated on an incompatible device, expecting "
+                    f"compute {state.CAPABILITY} got compute {header['capability']}, "
+                    f"please rebuild."
+                )
+        if problem is not None:
+            state.say(self._logger, "ERROR", problem)
+            return None
+        return self._trt.ICudaEngine(header, model, self._logger)
+
+
+class ICudaEngine:
+    def __init__(self, header: dict[str, Any], model: bytes, logger: Any) -> None:
+        import onnx
+
+        self._header, self._logger = header, logger
+        self._model = onnx.load_model_from_string(model)
+        self._inputs = {value.name: value for value in graph_inputs(self._model)}
+        outputs = onnx.shape_inference.infer_shapes(self._model).graph.output
+        self._outputs = {value.name: value for value in outputs}
+        self._tensors = {**self._inputs, **self._outputs}
+        self._runner, self._names = session(self._model)
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._model.graph.node)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return max(1, len(self._header["profiles"]))
+
+    @property
+    def name(self) -> str:
+        return "Unnamed Network 0"
+
+    @property
+    def device_memory_size(self) -> int:
+        return 4096
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return 4096
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        modes = self._trt.TensorIOMode
+        return modes.INPUT if name in self._inputs else modes.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return self._trt.Dims(dims(self._tensors[name]))
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return getattr(self._trt.DataType, dtype_name(self._tensors[name]))
+
+    def get_tensor_location(self, name: str) -> Any:
+        return self._trt.TensorLocation.DEVICE
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]:
+        shapes = self._header["profiles"][profile_index][name]
+        return [self._trt.Dims(shape) for shape in shapes]
+
+    def create_execution_context(self, *_: Any, **__: Any) -> Any:
+        if "context" in state.failures:
+            text = "Requested amount of GPU memory (1234 bytes) could not be allocated."
+            state.say(self._logger, "ERROR", text)
+            return None
+        return self._trt.IExecutionContext(self)
+
+    def create_engine_inspector(self) -> Any:
+        return self._trt.EngineInspector(self)
+
+
+class EngineInspector:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def get_engine_information(self, format: Any) -> str:
+        engine = self._engine
+        names = [node.name for node in engine._model.graph.node]
+        layers: list[Any] = names
+        if engine._header["detailed"]:
+            layers = [self._layer(node) for node in engine._model.graph.node]
+        tensors = "Bindings" if hasattr(self._trt.BuilderFlag, "FP16") else "I/O Tensors"
+        return json.dumps({"Layers": layers, tensors: list(engine._tensors)})
+
+    def _layer(self, node: Any) -> dict[str, Any]:
+        half = "FP16" in self._engine._header["flags"]
+        quantized = any("dequantized" in name for name in node.input)
+        kind = "Int8" if quantized else "Half" if half else "FP32"
+        described = (
+            {"Format/Datatype": f"Row major linear {kind} format"}
+            if hasattr(self._trt.BuilderFlag, "FP16")
+            else {"Format": "Row major linear", "DataType": kind}
+        )
+        ports = {
+            key: [{"Name": name, "Dimensions": [], **described} for name in names]
+            for key, names in (("Inputs", node.input), ("Outputs", node.output))
+        }
+        return {"Name": node.name, "LayerType": node.op_type, **ports, "TacticName": "emulated"}
+
+
+class IExecutionContext:
+    def __init__(self, engine: Any) -> None:
+        self._engine, self._profile = engine, 0
+        self._shapes = {
+            name: shape for name, v in engine._inputs.items() if -1 not in (shape := dims(v))
+        }
+        self._addresses: dict[str, int] = {}
+        # What was enqueued, once each: a graph may run it again at any time.
+        self._enqueued: list[tuple[dict[str, tuple[int, ...]], dict[str, int]]] = []
+        self._callback = _HOST_FUNCTION(self._compute)
+
+    @property
+    def engine(self) -> Any:
+        return self._engine
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._profile = profile_index
+        return profile_index < self._engine.num_optimization_profiles
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        shape = tuple(shape)
+        value = self._engine._inputs.get(name)
+        if value is None or "shape" in state.failures:
+            return False
+        profiles = self._engine._header["profiles"]
+        if not profiles:
+            return shape == dims(value)
+        low, _, high = profiles[self._profile][name]
+        fits = len(shape) == len(low)
+        if not fits or not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
+            text = f"Supplied binding dimension {shape} for {name} is out of profile range"
+            state.say(self._engine._logger, "ERROR", text)
+            return False
+        self._shapes[name] = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return self._trt.Dims(self._shape(name))
+
+    def infer_shapes(self) -> list[str]:
+        return [name for name in self._engine._inputs if name not in self._shapes]
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        if name not in self._engine._tensors or "address" in state.failures:
+            return False
+        self._addresses[name] = memory
+        return True
+
+    def get_tensor_address(self, name: str) -> int:
+        return self._addresses.get(name, 0)
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        missing = [name for name in self._engine._tensors if name not in self._addresses]
+        if "execute" in state.failures or missing or self.infer_shapes():
+            text = f"Address is not set for {missing}" if missing else "Cask convolution execution"
+            state.say(self._engine._logger, "ERROR", text)
+            return False
+        shapes = {name: self._shape(name) for name in self._engine._tensors}
+        wanted = (shapes, dict(self._addresses))
+        if wanted not in self._enqueued:
+            self._enqueued.append(wanted)
+        number = ctypes.c_void_p(self._enqueued.index(wanted) + 1)
+        driver = ctypes.CDLL("libcuda.so.1")
+        return not driver.cuLaunchHostFunc(ctypes.c_void_p(stream_handle), self._callback, number)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if name in self._engine._inputs:
+            return self._shapes.get(name, dims(self._engine._inputs[name]))
+        batch = next(iter(self._shapes.values()))[0] if self._shapes else -1
+        return tuple(batch if n == -1 else n for n in dims(self._engine._outputs[name]))
+
+    def _compute(self, number: int) -> None:
+        """The kernel. An exception would be lost here; what a real one would do is break."""
+        shapes, addresses = self._enqueued[number - 1]
+        try:
+            arrays = {
+                name: array_at(addresses[name], shape, _NUMPY[dtype_name(value)])
+                for (name, shape), value in zip(
+                    shapes.items(), self._engine._tensors.values(), strict=True
+                )
+            }
+        except MemoryError:
+            arrays = {}
+        if not arrays or "kernel" in state.failures:
+            control.break_device(control.ILLEGAL_ADDRESS)
+            return
+        feed = {name: arrays[name] for name in self._engine._inputs}
+        values = self._engine._runner.run(self._engine._names, feed)
+        for name, value in zip(self._engine._names, values, strict=True):
+            arrays[name][...] = value
+
+
+CLASSES = (Runtime, ICudaEngine, EngineInspector, IExecutionContext)
