@@ -123,9 +123,14 @@ class ModuleBackend(Backend):
             log.warning(
                 "%s was built on %s and may be slow on %s", engine, sidecar.device, gpu.name
             )
+        dla = sidecar.settings.get("dla")
+        if not isinstance(dla, int | None):
+            raise EngineMismatchError(
+                f"the sidecar of {engine} is damaged: its DLA core is {dla!r}"
+            )
         options = LoadOptions(
             str(engine),
-            dla=sidecar.settings.get("dla"),
+            dla=dla,
             host_code=bool(sidecar.settings.get("version_compatible")),
         )
         return self.session(trt, engine, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -127,12 +128,13 @@ class Lane:
 
     def close(self) -> None:
         """Release graphs, memory and stream, then the context."""
-        self._forget_graphs()
-        for tensor in self._tensors.values():
-            tensor.close()
-        self._tensors.clear()
-        self._stream.close()
-        self._context = None
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_context", None)
+            stack.callback(self._stream.close)
+            for tensor in self._tensors.values():
+                stack.callback(tensor.close)
+            stack.callback(self._forget_graphs)
+            self._tensors = {}
 
     def _prepare(self, feed: Mapping[str, NDArray[Any]]) -> int:
         """Put the inputs into page-locked memory and set the context to their batch."""
@@ -153,10 +155,9 @@ class Lane:
         for spec in (*self._inputs, *self._outputs):
             shape = (batch, *(int(n or 0) for n in spec.shape[1:]))
             host = self._device.host_buffer(shape, spec.dtype)
-            buffer = None
+            self._tensors[spec.name] = tensor = _Tensor(host, None)
             if host.device_pointer is None:
-                buffer = self._device.alloc(host.nbytes)
-            self._tensors[spec.name] = _Tensor(host, buffer)
+                tensor.device = self._device.alloc(host.nbytes)
         self._room = batch
 
     def _set_shapes(self, batch: int) -> None:

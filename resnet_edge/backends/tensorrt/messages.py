@@ -43,7 +43,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "only tensorrt_rtx builds on a machine without a GPU: pass the target of an RTX card",
     ),
     (
-        r"[Oo]ut of memory|std::bad_alloc|CUDA error:? 2\b|[Ii]nsufficient memory",
+        r"[Oo]ut of memory|std::bad_alloc|CUDA error:? 2\b|memory.* could not be allocated",
         "there was not enough memory",
         "close other programs (on a Jetson CPU and GPU share the memory: add swap, close the "
         "desktop), lower --workspace, --optimization-level or the largest batch of --profile",

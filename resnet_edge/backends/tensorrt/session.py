@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from resnet_edge.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import ModuleType
+    from types import ModuleType, TracebackType
 
     import tensorrt
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from resnet_edge.backends.tensorrt.lane import GpuTimes
 
 __all__ = ["Contexts", "PlainContexts", "TensorRTSession"]
+
+log = logging.getLogger(__name__)
 
 
 class Contexts(Protocol):
@@ -134,13 +137,27 @@ class TensorRTSession(Session):
         if self._closed:
             return
         self._closed = True
-        with self._close, self._device.activate():
+        with self._close, self._device.activate(), ExitStack() as stack:
+            stack.callback(self._engine.close)
+            stack.callback(self._contexts.close)
             for lane in self._lanes:
-                lane.close()
+                stack.callback(lane.close)
             self._lanes.clear()
             self._free.clear()
-            self._contexts.close()
-            self._engine.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close without hiding the error that ended the block."""
+        try:
+            self.close()
+        except DeviceError as failure:
+            if error is None:
+                raise
+            log.warning("%s", failure)
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
