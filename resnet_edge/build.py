@@ -104,6 +104,7 @@ def build(
     )
     seconds = round(time.perf_counter() - started, 3)
     write_bytes(engine, built.data)
+    layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
     if built.layers is not None:
         write_bytes(layers_path(engine), built.layers.encode())
     sidecar = Sidecar(

@@ -71,7 +71,8 @@ class TensorRTRtxBackend(ModuleBackend):
                 "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
                 hint="use --fp16",
             )
-        workspace = None if config.workspace is None else config.workspace << 20
+        own = config.workspace
+        workspace = target.workspace_bytes if own is None else own << 20
         request = PlanRequest(
             config,
             workspace=workspace,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ConfigError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 __all__ = ["place_on_dla"]
+
+log = logging.getLogger(__name__)
 
 _NAMED = 8  # layers
 
@@ -49,7 +52,9 @@ def place_on_dla(
     left = []
     for index in range(network.num_layers):
         layer: tensorrt.ILayer = network.get_layer(index)
-        if not builder_config.can_run_on_DLA(layer):
+        fits = builder_config.can_run_on_DLA(layer)
+        log.debug("%s: %s", layer.name, "DLA" if fits else "GPU")
+        if not fits:
             left.append(layer.name)
     placed = network.num_layers - len(left)
     if not placed:
@@ -61,4 +66,5 @@ def place_on_dla(
     if left:
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         note += f"; the GPU runs {', '.join(left[:_NAMED])}{more}"
+    log.info("%s", note)  # now, before a build that may take minutes
     return note
