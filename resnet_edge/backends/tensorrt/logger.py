@@ -65,7 +65,7 @@ def recording(trt: ModuleType) -> Iterator[tuple[Any, Record]]:
 @cache
 def _logger(trt: ModuleType) -> Any:
     severity = trt.ILogger.Severity
-    errors = (severity.INTERNAL_ERROR, severity.ERROR)
+    error, warning = int(severity.ERROR), int(severity.WARNING)  # worse is smaller
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # the bindings are untyped
         def __init__(self) -> None:
@@ -73,12 +73,12 @@ def _logger(trt: ModuleType) -> Any:
             self.records: list[Record] = []
 
         def log(self, level: Any, message: str) -> None:
-            text = message.strip()
-            log.debug("%s: %s", trt.__name__, text)
+            rank = int(level)
+            if rank > warning:  # thousands of lines per build
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("%s: %s", trt.__name__, message.strip())
+                return
             for record in tuple(self.records):
-                if level in errors:
-                    record.fail(text)
-                elif level == severity.WARNING:
-                    record.warn(text)
+                (record.fail if rank <= error else record.warn)(message.strip())
 
     return Logger()
