@@ -26,8 +26,6 @@ __all__ = ["GpuTimes", "Lane"]
 
 log = logging.getLogger(__name__)
 
-_MAX_GRAPHS = 8  # captured batch sizes
-
 
 @dataclass(frozen=True)
 class GpuTimes:
@@ -67,8 +65,9 @@ class _Tensor:
 class Lane:
     """Runs one inference at a time.
 
-    Memory is allocated for the largest batch seen so far. The second inference of a batch size
-    captures a CUDA graph, which the following ones launch.
+    Memory is allocated for the largest batch seen so far. The second inference in a row with the
+    same batch captures a CUDA graph, which the following ones launch; another batch ends it, since
+    a context that was set to other shapes may have changed what the graph reads.
 
     Args:
         device: The GPU.
@@ -96,15 +95,25 @@ class Lane:
         self._room = 0  # batch that the memory is for
         self._batch = 0  # batch that the context is set to
         self._tensors: dict[str, _Tensor] = {}
-        self._graphs: dict[int, Graph | None] = {}  # None: seen once
+        self._runs = 0  # with this batch
+        self._graph: Graph | None = None
+        # Only a first context has a profile by itself.
+        if not context.set_optimization_profile_async(0, self._stream.handle):
+            self._stream.close()
+            self._fail("TensorRT refused the optimization profile")
+        self._stream.synchronize()
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once; the arrays returned are the caller's."""
-        batch = self._prepare(feed)
-        self._copy_in(batch)
-        self._execute(batch)
-        self._copy_out(batch)
-        self._stream.synchronize()
+        try:
+            batch = self._prepare(feed)
+            self._copy_in(batch)
+            self._execute()
+            self._copy_out(batch)
+            self._stream.synchronize()
+        except DeviceError:
+            self._batch = 0  # whatever is still set, the next run sets it again
+            raise
         return {o.name: self._tensors[o.name].host.array[:batch].copy() for o in self._outputs}
 
     def time(self, feed: Mapping[str, NDArray[Any]], count: int) -> list[GpuTimes]:
@@ -113,12 +122,14 @@ class Lane:
         events: list[Event] = [self._device.event() for _ in range(4)]
         try:
             for _ in range(count):
-                steps = (self._copy_in, self._execute, self._copy_out)
                 events[0].record(self._stream)
-                for step, event in zip(steps, events[1:], strict=True):
-                    step(batch)
-                    event.record(self._stream)
-                events[-1].synchronize()
+                self._copy_in(batch)
+                events[1].record(self._stream)
+                self._execute()
+                events[2].record(self._stream)
+                self._copy_out(batch)
+                events[3].record(self._stream)
+                events[3].synchronize()
                 spans = [after.elapsed_ms(before) for before, after in pairwise(events)]
                 times.append(GpuTimes(*spans))
         finally:
@@ -127,13 +138,13 @@ class Lane:
         return times
 
     def close(self) -> None:
-        """Release graphs, memory and stream, then the context."""
+        """Release graph, memory and stream, then the context."""
         with ExitStack() as stack:
             stack.callback(setattr, self, "_context", None)
             stack.callback(self._stream.close)
             for tensor in self._tensors.values():
                 stack.callback(tensor.close)
-            stack.callback(self._forget_graphs)
+            stack.callback(self._forget_graph)
             self._tensors = {}
 
     def _prepare(self, feed: Mapping[str, NDArray[Any]]) -> int:
@@ -148,7 +159,7 @@ class Lane:
         return batch
 
     def _allocate(self, batch: int) -> None:
-        self._forget_graphs()  # they hold the old addresses
+        self._forget_graph()  # it holds the old addresses
         for tensor in self._tensors.values():
             tensor.close()
         self._tensors, self._room, self._batch = {}, 0, 0
@@ -161,6 +172,8 @@ class Lane:
         self._room = batch
 
     def _set_shapes(self, batch: int) -> None:
+        self._forget_graph()
+        self._batch = self._runs = 0
         context: tensorrt.IExecutionContext = self._live
         for spec in self._inputs:
             shape = (batch, *spec.shape[1:])
@@ -185,26 +198,22 @@ class Lane:
             if tensor.device is not None:
                 self._stream.copy_to_host(tensor.host.array[:batch], tensor.device)
 
-    def _execute(self, batch: int) -> None:
-        graph = self._graphs.get(batch)
-        if graph is None and batch in self._graphs:
-            graph = self._captured(batch)
-        if graph is not None:
-            graph.launch()
-            return
-        self._enqueue()
-        if self._capture and len(self._graphs) < _MAX_GRAPHS:
-            self._graphs.setdefault(batch)
+    def _execute(self) -> None:
+        if self._capture and self._runs == 1:
+            self._capture_graph()
+        if self._graph is not None:
+            self._graph.launch()
+        else:
+            self._enqueue()
+        self._runs += 1
 
-    def _captured(self, batch: int) -> Graph | None:
+    def _capture_graph(self) -> None:
         """Capture what runs this batch; without a graph it still runs, only slower."""
         try:
-            self._graphs[batch] = self._stream.capture(self._enqueue)
+            self._graph = self._stream.capture(self._enqueue)
         except DeviceError as error:
             log.info("no CUDA graphs for this engine: %s", error)
             self._capture = False
-            self._forget_graphs()
-        return self._graphs.get(batch)
 
     def _enqueue(self) -> None:
         context: tensorrt.IExecutionContext = self._live
@@ -217,11 +226,10 @@ class Lane:
             raise DeviceError("the session is closed")
         return self._context
 
-    def _forget_graphs(self) -> None:
-        for graph in self._graphs.values():
-            if graph is not None:
-                graph.close()
-        self._graphs.clear()
+    def _forget_graph(self) -> None:
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.close()
 
     def _fail(self, what: str) -> None:
         reason, hint = explain(self._record.errors)

@@ -65,7 +65,8 @@ def recording(trt: ModuleType) -> Iterator[tuple[Any, Record]]:
 @cache
 def _logger(trt: ModuleType) -> Any:
     severity = trt.ILogger.Severity
-    error, warning = int(severity.ERROR), int(severity.WARNING)  # worse is smaller
+    errors = (severity.ERROR, severity.INTERNAL_ERROR)
+    quiet = (severity.VERBOSE, severity.INFO)
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # the bindings are untyped
         def __init__(self) -> None:
@@ -73,12 +74,11 @@ def _logger(trt: ModuleType) -> Any:
             self.records: list[Record] = []
 
         def log(self, level: Any, message: str) -> None:
-            rank = int(level)
-            if rank > warning:  # thousands of lines per build
+            if level in quiet:  # thousands of lines per build
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("%s: %s", trt.__name__, message.strip())
                 return
             for record in tuple(self.records):
-                (record.fail if rank <= error else record.warn)(message.strip())
+                (record.fail if level in errors else record.warn)(message.strip())
 
     return Logger()
