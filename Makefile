@@ -1,10 +1,11 @@
-# make demo | make test | make lint      (each installs what it needs into .venv first)
+# make demo | make test | make lint | make device-check
+# (each installs what it needs into .venv first; WHEELS=folder keeps device-check off the network)
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint wheel clean
+.PHONY: demo test test-slow lint wheel emulated device-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/resnet-edge demo
@@ -19,6 +20,17 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+emulated: $(INSTALLED)
+	$(BIN)/python -m tests.emulation.build
+
+ifdef WHEELS
+device-check:
+	$(PYTHON) benchmarks/device_check.py --wheels $(WHEELS)
+else
+device-check: $(INSTALLED)
+	$(BIN)/python benchmarks/device_check.py
+endif
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --no-isolation

@@ -85,7 +85,7 @@ def main() -> None:
     calibrated = time.perf_counter() - calibrating
     if found is not None:
         placement = place(found[0].graph)
-        graph = engine_graph(found[0], placement, found[1], int8_weights=False)
+        graph = engine_graph(found[0], placement, found[1], weights="float")
         save_graph(graph, Path(job["out"]))
     result = {
         "seconds": time.perf_counter() - began, "calibrate_seconds": calibrated,

@@ -19,9 +19,27 @@ if TYPE_CHECKING:
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["Batch", "Feeds", "ImageBatches"]
+__all__ = ["Batch", "Feeds", "ImageBatches", "portions"]
 
 _MAX_CORRUPT = 0.10
+
+
+def portions(rows: NDArray[Any], batch: int | None) -> Iterator[tuple[NDArray[Any], int]]:
+    """Cut rows into what a network takes at once, and say how many of them are meant.
+
+    Args:
+        rows: At least one.
+        batch: The only number of rows it takes, the last portion being filled up from its own
+            first ones; None if it takes any.
+    """
+    import numpy as np
+
+    if batch is None:
+        yield rows, len(rows)
+        return
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        yield part[np.arange(batch) % len(part)], len(part)
 
 
 @dataclass(frozen=True)

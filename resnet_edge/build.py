@@ -157,7 +157,12 @@ def _source(bundle: Bundle, backend: Backend, config: BuildConfig) -> str:
     if config.implicit == "ranges":
         return base_name(bundle)
     graph = backend.graph(config)
-    return quantize(bundle, graph, keep_float=_kept_in_float(bundle, backend, config)).name
+    return quantize(
+        bundle,
+        graph,
+        keep_float=_kept_in_float(bundle, backend, config),
+        reduce_range=config.reduce_range,
+    ).name
 
 
 def _kept(bundle: Bundle, name: str) -> BuildResult:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
+from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import ConfigError
 from resnet_edge.resources import search_path
 from resnet_edge.schema import decode
 
-__all__ = ["list_entries", "load_entry", "read_toml"]
+__all__ = ["copy_entry", "list_entries", "load_entry", "read_toml"]
 
 T = TypeVar("T")
 
@@ -40,6 +42,34 @@ def load_entry(kind: type[T], folder: str, name: str) -> T:
 def list_entries(kind: type[T], folder: str) -> tuple[T, ...]:
     """Load every entry that can be found, the user's own winning over ours of the same name."""
     return tuple(_read(kind, path) for _, path in sorted(_files(folder).items()))
+
+
+def copy_entry(folder: str, name: str, to: str) -> Path:
+    """Copy an entry with its comments, to be adapted; an existing file is not overwritten.
+
+    Args:
+        folder: For example ``engines/targets``.
+        name: Name or path of the entry.
+        to: Name of the copy, which comes to lie in that folder of the working directory, or a path
+            that ends in ``.toml``.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: The entry does not exist, or the copy does already.
+    """
+    source = Path(name) if name.endswith(".toml") else _files(folder).get(name)
+    if source is None or not source.is_file():
+        raise ConfigError(f"no such entry: {name}", hint=f"look into {folder}")
+    is_path = to.endswith(".toml")
+    if not re.fullmatch(r"\w[\w.-]*", Path(to).stem if is_path else to):
+        raise ConfigError(f"{to!r} is no name", hint="use letters, digits, dots and dashes")
+    destination = Path(to) if is_path else Path(folder) / f"{to}.toml"
+    if destination.exists():
+        raise ConfigError(f"{destination} exists already", hint="choose another name")
+    write_bytes(destination, source.read_bytes())
+    return destination
 
 
 def read_toml(path: Path) -> dict[str, Any]:

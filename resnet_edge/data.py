@@ -1,4 +1,4 @@
-"""Image sources: an IDX pair, a flat image folder, a class-per-folder tree, or an array file.
+"""Image sources: an IDX pair, CIFAR-10, an image folder or class-per-folder tree, an array file.
 
 Every ``--data DIR`` of the command line ends up in `open_images`.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnet_edge.arrays import open_array_images
+from resnet_edge.cifar import find_cifar10, open_cifar10
 from resnet_edge.errors import DataError
 from resnet_edge.idx import read_idx
 
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-__all__ = ["FolderImages", "IdxImages", "ImageSource", "open_images", "resolve_labels"]
+__all__ = [
+    "FolderImages",
+    "IdxImages",
+    "ImageSource",
+    "open_images",
+    "read_class_names",
+    "resolve_labels",
+]
 
 Split = Literal["train", "test"]
 
@@ -114,7 +122,7 @@ class FolderImages:
 
 
 def open_images(path: Path, *, split: Split = "test", labels: Path | None = None) -> ImageSource:
-    """Open an IDX directory, a class-per-folder tree, a flat folder, or a .npy or .npz file.
+    """Open an IDX directory, CIFAR-10, a tree or a folder of images, or a .npy or .npz file.
 
     Args:
         path: The directory or file.
@@ -130,6 +138,8 @@ def open_images(path: Path, *, split: Split = "test", labels: Path | None = None
         return open_array_images(path, labels)
     if pair := _find_idx(path, split):
         return _open_idx(path, *pair)
+    if batches := find_cifar10(path, split):
+        return open_cifar10(path, batches)
     children = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     names = {p.name.lower(): p for p in children}
     if any(n in names for n in _SPLIT_NAMES["train"]) and any(
@@ -234,13 +244,21 @@ def _open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
 def _class_names(path: Path) -> tuple[str, ...] | None:
     """Read ``classes.txt``, one name a line, beside the IDX files or one folder up."""
     for folder in (path, path.resolve().parent):
-        file = folder / "classes.txt"
-        if file.is_file():
-            try:
-                return tuple(file.read_text(encoding="utf-8-sig").splitlines())
-            except UnicodeDecodeError as error:
-                raise DataError(f"{file} is not UTF-8 text: {error}") from error
+        if (folder / "classes.txt").is_file():
+            return read_class_names(folder / "classes.txt")
     return None
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Read the names of the classes in index order, one a line.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the class names in {file}: {error}") from error
 
 
 def _image_files(folder: Path) -> list[Path]:

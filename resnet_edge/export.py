@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.bundle import Bundle, ModelInfo, Record
 from resnet_edge.data import open_images
-from resnet_edge.errors import CheckpointError, ExportError
+from resnet_edge.errors import CheckpointError, ConfigError, ExportError
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
+from resnet_edge.models.config import ResNetConfig
+from resnet_edge.models.stride import choose_by_labels, choose_by_logits, read_known_logits
 from resnet_edge.parity import (
     Parity,
     compare_logits,
@@ -59,18 +61,23 @@ class ExportConfig:
 
     Attributes:
         arch: Name in the zoo, or ``auto``.
+        head: ``fc``, or ``none`` to end at the pooled features.
         input: ``float`` for normalised NCHW, ``uint8`` for raw NHWC with cast and normalisation
             inside the graph.
         simplify: Run onnxsim.
-        stride_in_1x1: Bottleneck stride placement; None takes what the checkpoint says.
+        stride_in_1x1: Bottleneck stride placement; None takes what the checkpoint says, or finds
+            it out with ``known_logits`` or labelled images.
         image_spec: Preprocessing that overrides the checkpoint's.
+        known_logits: ``.npz`` file with inputs and the logits that the network must reproduce.
     """
 
     arch: str = "auto"
+    head: Literal["fc", "none"] = "fc"
     input: Literal["float", "uint8"] = "float"
     simplify: bool = True
     stride_in_1x1: bool | None = None
     image_spec: ImageSpec | None = None
+    known_logits: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def export(
     """Export a checkpoint into a bundle and prove the ONNX model equals the PyTorch model.
 
     Args:
-        checkpoint_path: safetensors or PyTorch file.
+        checkpoint_path: safetensors or PyTorch file, index of shards, or directory.
         output: Directory of the bundle, new or existing.
         config: Options.
         images: Evaluation images: the golden ones are drawn from them, and the reference logits
@@ -117,15 +124,32 @@ def export(
     """
     config = config or ExportConfig()
     checkpoint = read_checkpoint(
-        checkpoint_path, arch=config.arch, stride_in_1x1=config.stride_in_1x1
+        checkpoint_path,
+        arch=config.arch,
+        stride_in_1x1=config.stride_in_1x1,
+        head=config.head,
     )
-    spec = replace(config.image_spec or checkpoint.image_spec, input=config.input)
-    model = load_model(checkpoint)
-    info = _model_info(checkpoint, model, spec)
-    bundle = Bundle.create(output, info)
+    spec = config.image_spec or checkpoint.image_spec
+    if spec is None:
+        raise ConfigError(
+            f"{checkpoint_path} takes {checkpoint.config.in_channels} channels, and nothing says "
+            "how its images are prepared",
+            hint="pass --resize --crop --mean --std --color",
+        )
+    spec = replace(spec, input=config.input)
     golden_source = images or open_images(find(f"{IMAGES}/test"))
     # Labels that cannot belong to the model are found before anything is written.
-    labels = labels_for(golden_source, info, required=images is not None)
+    classifies = checkpoint.config.num_classes > 0
+    labels = labels_for(
+        golden_source, _model_info(checkpoint, spec), required=images is not None and classifies
+    )
+    labels = labels if classifies else None
+    if config.known_logits is not None:
+        checkpoint = choose_by_logits(checkpoint, read_known_logits(config.known_logits))
+    elif images is not None and labels is not None:
+        checkpoint = choose_by_labels(checkpoint, spec, images, labels, progress=progress)
+    model = load_model(checkpoint)
+    bundle = Bundle.create(output, _model_info(checkpoint, spec))
     record = Record(
         stage="export",
         config={
@@ -152,15 +176,14 @@ def reload_model(bundle: Bundle, path: Path) -> ResNet:
     Raises:
         CheckpointError: The checkpoint is unusable.
     """
-    from resnet_edge.models.resnet import ResNetConfig
-
     if "network" not in bundle.entry(MODEL)["config"]:
         raise CheckpointError(
             f"{bundle.path} was made from an ONNX file, which has no PyTorch model",
             hint="its reference is the ONNX file itself",
         )
     network = ResNetConfig.from_json(bundle.entry(MODEL)["config"]["network"])
-    return load_model(replace(read_checkpoint(path), config=network))
+    checkpoint = read_checkpoint(path, head="fc" if network.num_classes else "none")
+    return load_model(replace(checkpoint, config=network))
 
 
 def store_evaluation(
@@ -213,12 +236,13 @@ def _export(
     return ExportResult(bundle, parity, dict(simplified.after), checkpoint.notes, cached=False)
 
 
-def _model_info(checkpoint: Checkpoint, model: ResNet, spec: ImageSpec) -> ModelInfo:
-    from resnet_edge.models.resnet import count_macs
+def _model_info(checkpoint: Checkpoint, spec: ImageSpec) -> ModelInfo:
+    from resnet_edge.models.resnet import count_macs, without_weights
 
+    model = without_weights(checkpoint.config)
     return ModelInfo(
         architecture=checkpoint.architecture,
-        num_classes=checkpoint.config.num_classes,
+        num_classes=checkpoint.config.outputs,
         labels=checkpoint.labels,
         image_spec=spec,
         parameters=sum(p.numel() for p in model.parameters()),

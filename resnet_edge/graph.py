@@ -9,6 +9,7 @@ from resnet_edge.artifacts import atomic_path
 from resnet_edge.errors import GraphError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = [
     "GraphIndex",
     "attribute",
+    "expose",
+    "fixed_batch",
+    "infer_shapes",
     "insert_sorted",
     "load_graph",
     "opset_of",
@@ -104,6 +108,40 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
         if item.name == name:
             return helper.get_attribute_value(item)
     return default
+
+
+def infer_shapes(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Return the extents of every tensor whose rank is known, None where one is not."""
+    from onnx import shape_inference
+
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes: dict[str, tuple[int | None, ...]] = {
+        i.name: tuple(int(d) for d in i.dims) for i in graph.initializer
+    }
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = tuple(
+                int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim
+            )
+    return shapes
+
+
+def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """Return a copy of a model that also outputs ``tensors``, for ONNX Runtime."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {o.name for o in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in present)
+    return copy
+
+
+def fixed_batch(model: ModelProto) -> int | None:
+    """Return how many images a model takes at once, None if it takes any number."""
+    shape = model.graph.input[0].type.tensor_type.shape
+    return int(shape.dim[0].dim_value) or None
 
 
 def opset_of(model: ModelProto) -> int:

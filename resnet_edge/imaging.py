@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["FASHION_MNIST", "IMAGENET", "ImageSpec"]
+__all__ = ["CIFAR10", "FASHION_MNIST", "IMAGENET", "ImageSpec"]
 
-_CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
+_CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1, "rgba": 4}
+_MODES = {"rgb": "RGB", "bgr": "RGB", "gray": "L", "rgba": "RGBA"}
 _LARGEST = 1 << 16  # pixels per side
 _LIMIT = 1e6  # far beyond any mean or std, within what float32 can divide by
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -37,7 +38,7 @@ class ImageSpec:
         resize: Length in pixels the shorter side is resized to; None keeps the size.
         crop: Height and width in pixels of the centre crop; smaller images are padded with 0.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
-        color: Channel order the network was trained with: ``rgb``, ``bgr`` or ``gray``.
+        color: Channels the network was trained with: ``rgb``, ``bgr``, ``rgba`` or ``gray``.
         mean: Per channel, on the 0–1 scale, in the order of ``color``.
         std: Per channel, on the 0–1 scale.
         input: ``float`` feeds normalised float32 NCHW; ``uint8`` feeds raw uint8 NHWC to a graph
@@ -54,7 +55,9 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         if self.color not in _CHANNELS:
-            raise ConfigError(f"unknown colour order {self.color!r}", hint="use rgb, bgr or gray")
+            raise ConfigError(
+                f"unknown colour order {self.color!r}", hint="use rgb, bgr, rgba or gray"
+            )
         if self.interpolation not in _INTERPOLATIONS:
             raise ConfigError(
                 f"unknown interpolation {self.interpolation!r}",
@@ -120,7 +123,7 @@ class ImageSpec:
         """Turn any Pillow image into the uint8 HWC pixels the network looks at."""
         import numpy as np
 
-        image = self._crop(self._resize(_to_8_bit(image, gray=self.color == "gray")))
+        image = self._crop(self._resize(_to_8_bit(image, _MODES[self.color])))
         array = np.asarray(image, dtype=np.uint8)
         if self.color == "gray":
             return array[:, :, None]
@@ -177,8 +180,8 @@ def _crop_offset(have: int, want: int) -> int:
     return round((have - want) / 2) if have >= want else -((want - have) // 2)
 
 
-def _to_8_bit(image: Image.Image, *, gray: bool) -> Image.Image:
-    """Apply EXIF rotation and convert to ``L`` or ``RGB``."""
+def _to_8_bit(image: Image.Image, mode: str) -> Image.Image:
+    """Apply EXIF rotation and convert to ``L``, ``RGB`` or ``RGBA``."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -188,8 +191,8 @@ def _to_8_bit(image: Image.Image, *, gray: bool) -> Image.Image:
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow's advice; alpha is dropped in the next step
-    return image.convert("L" if gray else "RGB")
+        image = image.convert("RGBA")  # Pillow's advice; the next step drops alpha if need be
+    return image.convert(mode)
 
 
 IMAGENET = ImageSpec(
@@ -198,3 +201,8 @@ IMAGENET = ImageSpec(
 
 # Mean and standard deviation of the 60,000 training images, computed from the data set.
 FASHION_MNIST = ImageSpec(resize=28, crop=(28, 28), mean=(0.2860,), std=(0.3530,), color="gray")
+
+# As published with most CIFAR-10 checkpoints.
+CIFAR10 = ImageSpec(
+    resize=32, crop=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
+# Where nothing says how large the images are.
+_ASSUMED_SIZE = {"imagenet": (224, 224), "deep": (224, 224), "small": (32, 32)}
 _PLAN_MAGICS = (b"vtrt", b"vGGt")  # first bytes of RTX plans seen (1.7.1) and documented
 
 
@@ -39,21 +41,31 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from resnet_edge.models.checkpoint import load_model, read_checkpoint
-    from resnet_edge.models.resnet import count_macs
+    from resnet_edge.models.checkpoint import read_checkpoint
+    from resnet_edge.models.identify import describe
+    from resnet_edge.models.resnet import count_macs, without_weights
 
-    checkpoint = read_checkpoint(path)
-    model, spec = load_model(checkpoint), checkpoint.image_spec
+    checkpoint = read_checkpoint(path, head="auto")
+    config, spec = checkpoint.config, checkpoint.image_spec
+    family, depth = describe(config)
+    model = without_weights(config)
+    size = _ASSUMED_SIZE[config.stem] if spec is None else spec.crop
     return {
         "kind": "checkpoint",
         "architecture": checkpoint.architecture,
-        "num_classes": checkpoint.config.num_classes,
+        "family": family,
+        "depth": depth,
+        "widths": list(config.widths),
+        "num_classes": config.num_classes,
+        "in_channels": config.in_channels,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": count_macs(model, (spec.channels, *spec.crop)),
+        "macs": count_macs(model, (config.in_channels, *size)),
         "source_format": checkpoint.source_format,
-        "image_spec": spec.to_json(),
+        "image_spec": None if spec is None else spec.to_json(),
+        "image_spec_source": checkpoint.image_spec_source or "default",
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
-        "config": asdict(checkpoint.config),
+        "config": asdict(config),
+        "evidence": list(checkpoint.evidence),
         "sha256": checkpoint.sha256,
         "notes": list(checkpoint.notes),
     }

@@ -132,12 +132,11 @@ def run_all(
     import numpy as np
 
     batches = ImageBatches(source, spec, batch_size, indices)
-    name = session.inputs[0].name
     rows: list[NDArray[np.float32]] = []
     kept: list[int] = []
     with progress.task(label, total=len(batches)) as task:
         for batch in batches:
-            outputs = session.run({name: spec.to_input(batch.pixels)})
+            outputs = session.run_rows(spec.to_input(batch.pixels))
             rows.append(next(iter(outputs.values())).astype(np.float32))
             kept += batch.indices
             task.advance(len(batch.indices))

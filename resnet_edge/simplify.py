@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ExportError
 from resnet_edge.graph import GraphIndex, attribute, prune, set_opset
+from resnet_edge.normalize.layers import give_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,7 @@ def simplify(model: ModelProto, *, fold: bool = True) -> SimplifyResult:
     if fold:
         model = run_onnxsim(model)
     _mean_to_global_average_pool(model)
+    give_own_weights(model)
     drop_exporter_metadata(model)
     set_opset(model, OPSET, IR_VERSION)
     after = Counter(n.op_type for n in model.graph.node)

@@ -169,3 +169,15 @@ def test_a_batch_of_one_leaves_the_classifier_in_float(bundle: Bundle) -> None:
 
     assert "dequantized" in classifier_input((1, 8, 32))
     assert "dequantized" not in classifier_input((1, 1, 1))
+
+
+def test_weights_of_7_bits_are_a_choice_for_the_cpu_alone(bundle: Bundle) -> None:
+    cpu = load_target("cpu")
+    full = build(bundle, cpu, BuildConfig("int8", reduce_range=False)).engine.read_bytes()
+    reduced = build(bundle, cpu, BuildConfig("int8", reduce_range=True))
+    assert not reduced.cached
+    assert reduced.engine.read_bytes() != full
+    assert build(bundle, cpu, BuildConfig("int8", reduce_range=True)).cached
+    for target, precision in ((cpu, "fp32"), (RTX, "int8")):
+        with pytest.raises(ConfigError, match="--reduce-range"):
+            build(bundle, target, BuildConfig(precision, reduce_range=True))

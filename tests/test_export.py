@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ import pytest
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle import Bundle
 from resnet_edge.data import IdxImages, open_images
-from resnet_edge.errors import BundleError, DataError, ExportError
+from resnet_edge.errors import BundleError, CheckpointError, ConfigError, DataError, ExportError
 from resnet_edge.export import MODEL, ExportConfig, export, reload_model
 from resnet_edge.graph import load_graph, opset_of
 from resnet_edge.imaging import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.reference import EVALUATION, GOLDEN, Evaluated, Golden
-from tests.conftest import require
+from tests.conftest import require, stir_batch_norms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +157,118 @@ def test_a_new_checkpoint_in_the_same_bundle_makes_old_logits_unknown(
     assert EVALUATION in bundle.names()
     assert Evaluated.load(bundle) is None
     assert Bundle.open(bundle.path).names()[-1] == GOLDEN
+
+
+RGB = ImageSpec(resize=48, crop=(47, 47), mean=(0.5,) * 3, std=(0.25,) * 3)  # odd: pools round up
+
+
+def family(**changes: Any) -> ResNet:
+    from resnet_edge.models.resnet import ResNet, ResNetConfig
+
+    torch.manual_seed(0)
+    config = ResNetConfig("bottleneck", (1, 1), (4, 8), "imagenet", num_classes=5)
+    return stir_batch_norms(ResNet(replace(config, **changes))).eval()
+
+
+@pytest.mark.parametrize(
+    ("changes", "operators"),
+    [
+        ({"groups": 4, "base_width": 32}, set()),
+        ({"base_width": 128}, set()),
+        ({"stem": "deep", "stem_widths": (2, 3, 4), "shortcut": "D"}, {"AveragePool"}),
+        ({"block": "basic", "shortcut": "D"}, {"AveragePool"}),
+        ({"se_widths": (2, 3)}, {"Sigmoid", "Mul"}),
+        ({"se_widths": (2, 3), "shortcut": "D"}, {"Sigmoid", "Mul", "AveragePool"}),
+        ({"stride_in_1x1": True}, set()),
+    ],
+    ids=["grouped", "wide", "deep stem", "average-pool shortcut", "gated", "gated with pool", "v1"],
+)  # fmt: skip
+def test_every_family_equals_pytorch_in_onnx(
+    tmp_path: Path, changes: dict[str, Any], operators: set[str]
+) -> None:
+    torch.save(family(**changes).state_dict(), tmp_path / "model.pt")
+    config = ExportConfig(image_spec=RGB, stride_in_1x1=changes.get("stride_in_1x1"))
+    result = export(tmp_path / "model.pt", tmp_path / "b", config)
+    assert result.parity.accepted
+    base = {"Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Reshape", "Gemm"}
+    assert set(result.nodes) == base | operators
+    model = load_graph(result.bundle.artifact(MODEL))
+    assert (opset_of(model), model.ir_version) == (17, 8)
+    golden = Golden.load(result.bundle)
+    with torch.inference_mode():
+        expected = family(**changes)(torch.from_numpy(RGB.to_input(golden.pixels)))
+    assert np.allclose(golden.logits, expected.numpy(), atol=1e-5)
+
+
+def test_a_feature_extractor_is_exported_without_a_classifier(
+    tmp_path: Path, easy_images: Path
+) -> None:
+    model = family()
+    headless = {k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}
+    torch.save(headless, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="feature extractor"):
+        export(tmp_path / "model.pt", tmp_path / "b", ExportConfig(image_spec=RGB))
+    assert not (tmp_path / "b").exists()
+    images = open_images(easy_images, split="test")
+    config = ExportConfig(image_spec=RGB, head="none")
+    bundle = export(tmp_path / "model.pt", tmp_path / "b", config, images=images).bundle
+    assert bundle.model.num_classes == 32
+    golden = Golden.load(bundle)
+    assert set(golden.labels) == {-1}
+    features = reload_model(bundle, tmp_path / "model.pt")
+    with torch.inference_mode():
+        expected = features(torch.from_numpy(RGB.to_input(golden.pixels)))
+    assert golden.logits.shape == (32, 32)
+    assert np.allclose(golden.logits, expected.numpy(), atol=1e-5)
+    model.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        assert torch.equal(model(torch.ones(1, 3, 47, 47)), features(torch.ones(1, 3, 47, 47)))
+
+
+def test_four_channels_need_their_preprocessing_said(tmp_path: Path) -> None:
+    model = family(in_channels=4)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match="4 channels") as caught:
+        export(tmp_path / "model.pt", tmp_path / "b")
+    assert "--mean" in (caught.value.hint or "")
+    spec = ImageSpec(resize=32, crop=(32, 32), mean=(0.5,) * 4, std=(0.25,) * 4, color="rgba")
+    for kind in ("float", "uint8"):
+        config = ExportConfig(image_spec=spec, input=kind)  # type: ignore[arg-type]
+        result = export(tmp_path / "model.pt", tmp_path / kind, config)
+        assert result.parity.accepted
+    assert Golden.load(result.bundle).pixels.shape == (32, 32, 32, 4)
+
+
+@pytest.mark.parametrize("v1", [True, False])
+def test_labelled_images_settle_the_variant_of_the_bundle(tmp_path: Path, v1: bool) -> None:
+    model = family(stem="small", stride_in_1x1=v1)
+    spec = replace(RGB, resize=None, crop=(16, 16))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        x = torch.from_numpy(spec.to_input(pixels))
+        model.fc.bias -= model(x).mean(0)
+        labels = model(x).argmax(1).numpy()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
+    config = ExportConfig(image_spec=spec)
+    images = open_images(tmp_path / "images.npz")
+    result = export(tmp_path / "model.pt", tmp_path / "b", config, images=images)
+    assert result.bundle.entry(MODEL)["config"]["network"]["stride_in_1x1"] is v1
+    assert any("chosen" in note and "300 labelled images" in note for note in result.notes)
+    assert reload_model(result.bundle, tmp_path / "model.pt").config.stride_in_1x1 is v1
+
+
+def test_known_logits_settle_the_variant_and_refuse_another_network(tmp_path: Path) -> None:
+    model = family(stem="small", stride_in_1x1=True)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    x = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        logits = model(x).numpy()
+    config = ExportConfig(image_spec=RGB, known_logits=tmp_path / "known.npz")
+    np.savez(tmp_path / "known.npz", input=x.numpy(), logits=logits)
+    result = export(tmp_path / "model.pt", tmp_path / "b", config)
+    assert result.bundle.entry(MODEL)["config"]["network"]["stride_in_1x1"] is True
+    np.savez(tmp_path / "known.npz", input=x.numpy(), logits=logits + 1)
+    with pytest.raises(CheckpointError, match="does not reproduce"):
+        export(tmp_path / "model.pt", tmp_path / "c", config)
+    assert not (tmp_path / "c").exists()

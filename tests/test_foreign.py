@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
+from resnet_edge.bench.latency import BenchConfig, bench
 from resnet_edge.build import BuildConfig, build
+from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import (
@@ -23,8 +27,9 @@ from resnet_edge.errors import (
 )
 from resnet_edge.export import MODEL, reload_model
 from resnet_edge.foreign.stage import ImportConfig, ImportResult, expected_image_spec, import_onnx
-from resnet_edge.graph import load_graph, opset_of
+from resnet_edge.graph import fixed_batch, load_graph, opset_of
 from resnet_edge.imaging import IMAGENET, ImageSpec
+from resnet_edge.pipeline import contenders
 from resnet_edge.quantize.stage import GRAPHS, quantize
 from resnet_edge.recipes import Recipe
 from resnet_edge.reference import Evaluated, Golden
@@ -65,6 +70,7 @@ BODY = f"c = Conv(x, w) r = Relu(c) {HEAD}"
 
 
 def write(folder: Path, model: ModelProto) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "foreign.onnx"
     onnx.save(model, path)
     return path
@@ -336,6 +342,39 @@ def test_tensorrt_rtx_builds_an_imported_model(
         assert built.size > 10_000
 
 
+PADDED = "Conv <pads=[1,1,1,1]>"
+SHARING = {
+    "bias": f"c = {PADDED}(x, w, sb) r = Relu(c) d = {PADDED}(r, v, sb) e = Relu(d) "
+    f"g = {PADDED}(e, u, sb) a = Add(g, r) s = Relu(a)",
+    "weight": f"c = {PADDED}(x, w, sb) r = Relu(c) d = {PADDED}(r, v) e = Relu(d) "
+    f"g = {PADDED}(e, v, sb) a = Add(g, r) s = Relu(a)",
+}
+
+
+@pytest.mark.parametrize("simplify", [True, False])
+@pytest.mark.parametrize("kind", SHARING)
+def test_layers_that_share_a_weight_or_a_bias_are_quantized_each_by_itself(
+    tmp_path: Path, shipped_images: Path, kind: str, simplify: bool
+) -> None:
+    original = plain(
+        f"{SHARING[kind]} m = GlobalAveragePool(s) f = Flatten(m) y = Gemm(f, fc)",
+        sb=numbers(8), v=numbers(8, 8, 3, 3, seed=1), u=numbers(8, 8, 3, 3, seed=2),
+    )  # fmt: skip
+    bundle = bring(tmp_path, original, ImportConfig(image_spec=SPEC, simplify=simplify)).bundle
+    weights = [n.input[1:] for n in load_graph(bundle.artifact(MODEL)).graph.node
+               if n.op_type in ("Conv", "Gemm")]  # fmt: skip
+    names = [name for layer in weights for name in layer]
+    assert len(names) == len(set(names))
+    images = open_images(shipped_images / "calibration")
+    calibrate(bundle, images, Recipe("test", "few images", "minmax", images=64))
+    golden = Golden.load(bundle)
+    x = bundle.model.image_spec.to_input(golden.pixels)
+    spread = golden.logits.max(1).mean() - golden.logits.min(1).mean()
+    for graph in GRAPHS:
+        quantized = load_graph(quantize(bundle, graph).path)
+        assert np.abs(run_original(quantized, x) - golden.logits).max() < 0.1 * spread, graph
+
+
 def test_a_model_that_mixes_the_images_of_a_batch_keeps_its_batch(tmp_path: Path) -> None:
     body = f"{BODY} t = Transpose <perm=[1,0]> (f) u = Reshape(t, one) y = Gemm(u, fc)"
     original = plain(body, (1, 3, SIZE, SIZE), one=np.array([1, 8]))
@@ -355,6 +394,70 @@ def test_a_model_whose_images_depend_on_each_other_keeps_its_batch(tmp_path: Pat
     golden = Golden.load(result.bundle)
     x = result.bundle.model.image_spec.to_input(golden.pixels)
     assert np.allclose(logits_of(result.bundle, x[:2]), golden.logits[:2], atol=1e-5)
+
+
+def of_fixed_batch(batch: int) -> ModelProto:
+    """A classifier that looks as if it mixed the images of a batch, and so keeps it."""
+    body = f"{BODY} t = Reshape(f, together) n = Clip(t, low) u = Reshape(n, rows) y = Gemm(u, fc)"
+    return plain(
+        body, (batch, 3, SIZE, SIZE), low=np.float32(-50),
+        together=np.array([1, 8 * batch] if batch > 1 else [8, 1]), rows=np.array([batch, 8]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_a_model_of_fixed_batch_goes_through_every_stage(
+    tmp_path: Path, shipped_images: Path, batch: int
+) -> None:
+    bundle = bring(tmp_path, of_fixed_batch(batch)).bundle
+    assert fixed_batch(load_graph(bundle.artifact(MODEL))) == batch
+    images = open_images(shipped_images / "calibration")
+    table = calibrate(bundle, images, Recipe("test", "few images", "auto", images=61)).table
+    assert len(table.images) == 61
+    x = bundle.model.image_spec.to_input(
+        np.stack([bundle.model.image_spec.pixels(images.load(i)) for i in range(len(images))
+                  if images.key(i) in table.images])
+    )  # fmt: skip
+    found = table.tensors[
+        "input"
+    ]  # every image counts once, whatever the last batch is filled with
+    assert (found.minimum, found.maximum) == (x.min(), x.max())
+    for graph in GRAPHS:
+        assert fixed_batch(load_graph(quantize(bundle, graph).path)) == batch
+    for name, precisions in (("cpu", ("fp32", "int8")), ("rtx-4090", ("fp32", "fp16", "int8"))):
+        if name != "cpu" and importlib.util.find_spec("tensorrt_rtx") is None:
+            continue
+        for precision in precisions:
+            build(bundle, load_target(name), BuildConfig(precision, profile=(batch,) * 3))
+            candidate = find_candidate(bundle)
+            assert verify(bundle, candidate, None).agreement >= 90
+            some = IdxImages(
+                tmp_path, np.stack([np.asarray(images.load(i)) + 1 for i in range(9)]), None
+            )
+            assert verify(bundle, candidate, some).n == 9
+    config = BenchConfig(duration=0, iterations=4, warm_up=0)
+    results, _ = bench(bundle, contenders(bundle), config)
+    assert {r.batch for r in results} == {batch}
+    with pytest.raises(ConfigError, match=f"takes {batch} images at once") as caught:
+        bench(bundle, contenders(bundle), replace(config, batches=(batch, 8)))
+    assert f"--batch {batch}" in (caught.value.hint or "")
+
+
+def test_counts_of_a_fixed_batch_are_those_of_a_free_one(
+    tmp_path: Path, shipped_images: Path
+) -> None:
+    images = open_images(shipped_images / "calibration")
+    fixed, free = (
+        load_graph(bring(tmp_path / str(i), model).bundle.artifact(MODEL))
+        for i, model in enumerate([of_fixed_batch(4), plain(f"{BODY} y = Gemm(f, fc)")])
+    )
+    tensors = ["input", next(n.output[0] for n in fixed.graph.node if n.op_type == "Relu")]
+    one, other = (
+        collect(m, tensors, images, SPEC, indices=range(10)).histograms for m in (fixed, free)
+    )
+    for name in tensors:
+        assert one[name].total
+        assert np.array_equal(one[name].counts, other[name].counts)
 
 
 def test_a_failure_of_onnxsim_is_noted_and_survived(

@@ -14,7 +14,12 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import GraphError
 from resnet_edge.graph import GraphIndex, attribute, opset_of
 from resnet_edge.normalize.classifier import normalize
-from resnet_edge.normalize.layers import count_parameters, dense_to_gemm, fold_affine
+from resnet_edge.normalize.layers import (
+    count_parameters,
+    dense_to_gemm,
+    fold_affine,
+    give_own_weights,
+)
 from resnet_edge.normalize.layout import sink_transposes, take_nchw
 from resnet_edge.normalize.passes import (
     drop_no_ops,
@@ -393,6 +398,33 @@ def test_folding_into_one_of_two_layers_with_the_same_weights_leaves_the_other()
     body = "a = Conv(x, w) n = Mul(a, k) b = Conv(x, w) y = Add(n, b)"
     model = graph(body, w=numbers(4, 3, 3, 3), k=numbers(4, 1, 1))
     assert check(model, fold_affine) == ["Conv", "Conv", "Add"]
+
+
+@few
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["", "p", "q"])), min_size=1, max_size=5
+    )
+)
+def test_every_layer_gets_weights_of_its_own(layers: list[tuple[str, str]]) -> None:
+    tensors = ["x", *[f"t{i}" for i in range(len(layers) - 1)], "y"]
+    text = ""
+    for i, (weight, bias) in enumerate(layers):
+        inputs = ", ".join(filter(None, (tensors[i], weight, bias)))
+        text += f"{tensors[i + 1]} = Conv <pads=[1,1,1,1]> ({inputs})\n"
+    model = graph(
+        text, a=numbers(3, 3, 3, 3), b=numbers(3, 3, 3, 3, seed=1), p=numbers(3),
+        q=numbers(3, seed=1),
+    )  # fmt: skip
+    check(model, give_own_weights)
+    read = [name for node in model.graph.node for name in node.input[1:]]
+    assert len(read) == len(set(read)) == sum(1 + bool(bias) for _, bias in layers)
+
+
+def test_only_the_layer_gets_a_copy_of_what_others_read_too() -> None:
+    model = graph("c = Conv(x, w, b) y = Mul(c, b)", w=numbers(7, 3, 1, 1), b=numbers(7) + 1)
+    check(model, give_own_weights)
+    assert [list(n.input) for n in model.graph.node] == [["x", "w", "c.bias"], ["c", "b"]]
 
 
 def test_trained_numbers_are_counted_once_and_statistics_are_not() -> None:

@@ -97,6 +97,12 @@ def test_the_log_says_what_was_run_on_what_and_how_it_went(uninterrupted: TrainR
     assert all(0 <= e["test_top1"] <= 100 for e in log["epochs"])
 
 
+def test_the_training_accuracy_of_an_epoch_is_that_of_its_parts(uninterrupted: TrainResult) -> None:
+    for epoch in records(uninterrupted.log):
+        assert len(epoch["train_top1_parts"]) == STEPS
+        assert np.mean(epoch["train_top1_parts"]) == pytest.approx(epoch["train_top1"])
+
+
 def test_the_checkpoint_carries_everything_needed_to_use_it(
     uninterrupted: TrainResult, easy_images: Path
 ) -> None:

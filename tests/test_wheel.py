@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,6 +61,31 @@ def test_the_sdist_is_small_and_without_outputs(wheel: Path) -> None:
         names = content.getnames()
     assert not [n for n in names if "/runs/" in n or "/builds/" in n or "/.venv/" in n]
     assert archive.stat().st_size < 12e6
+
+
+def test_a_link_to_the_package_elsewhere_in_the_tree_changes_nothing(tmp_path: Path) -> None:
+    require("hatchling")
+    tracked = [
+        path for path in subprocess.run(
+            ["git", "ls-files"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+        ).stdout.split()
+        if not path.startswith(".") and (REPOSITORY / path).is_file()
+    ]  # fmt: skip
+    tree = tmp_path / "tree"
+    for path in [*tracked, ".gitignore"]:
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / path, tree / path)
+    for folder in (".cache", "aside", "engines/builds"):  # the first and the last are ignored
+        (tree / folder).mkdir(exist_ok=True)
+        (tree / folder / "linked").symlink_to(tree / "resnet_edge")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path / "dist")],
+        cwd=tree, check=True, capture_output=True,
+    )  # fmt: skip
+    with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    assert set(tracked) <= names
+    assert not [name for name in names if "linked" in name]
 
 
 def test_the_installed_wheel_finds_its_data_from_any_directory(wheel: Path, tmp_path: Path) -> None:

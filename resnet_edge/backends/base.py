@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnet_edge.batches import portions
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +88,31 @@ class Session(ABC):
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once and return every output."""
 
+    @property
+    def batch(self) -> int | None:
+        """Images per call, None where any number runs."""
+        return self.inputs[0].shape[0]
+
+    def run_rows(self, rows: NDArray[Any], batch: int | None = None) -> dict[str, NDArray[Any]]:
+        """Run any number of images, whatever batch the network takes.
+
+        Args:
+            rows: The images.
+            batch: Images per call; default `batch`.
+
+        Returns:
+            Every output, with one row for each image.
+        """
+        import numpy as np
+
+        name, parts = self.inputs[0].name, []
+        for part, count in portions(rows, batch or self.batch):
+            found = self.run({name: part})
+            parts.append(found if count == len(part) else {k: v[:count] for k, v in found.items()})
+        if len(parts) == 1:
+            return parts[0]
+        return {key: np.concatenate([found[key] for found in parts]) for key in parts[0]}
+
     @abstractmethod
     def close(self) -> None:
         """Release what the runtime holds; the session cannot be used afterwards."""
@@ -126,6 +152,8 @@ class BuildConfig:
         hardware_compatible: Runs on every GPU from Ampere on.
         sparsity: Use 2:4 sparse kernels where the weights allow.
         timing_cache: Remember kernel timings for later builds on this device.
+        reduce_range: For the CPU twin: 7-bit weights, for an x86 without VNNI; default as this
+            machine needs it.
     """
 
     precision: Precision
@@ -142,6 +170,7 @@ class BuildConfig:
     hardware_compatible: bool = False
     sparsity: bool = False
     timing_cache: bool = True
+    reduce_range: bool | None = None
 
     def __post_init__(self) -> None:
         low, best, high = self.profile

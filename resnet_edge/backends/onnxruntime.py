@@ -38,6 +38,7 @@ class OnnxRuntimeBackend(Backend):
     suffix = ".onnx"
     fp16 = False
     profiles = False
+    options = frozenset({"reduce_range"})
 
     def probe(self) -> Availability:
         """Say whether ONNX Runtime is installed, and with which providers."""
@@ -51,6 +52,15 @@ class OnnxRuntimeBackend(Backend):
     def version(self) -> str:
         """Return ONNX Runtime's version."""
         return str(_load().__version__)
+
+    def check(self, config: BuildConfig) -> None:
+        """Refuse what only other backends can do, and 7-bit weights where there are no integers."""
+        super().check(config)
+        if config.reduce_range is not None and config.precision != "int8":
+            raise ConfigError(
+                f"--reduce-range is for INT8 on a CPU, not for {config.precision}",
+                hint="add --int8",
+            )
 
     def graph(self, config: BuildConfig) -> Graph:
         """Return the fully quantized CPU twin for INT8, else the float model."""
@@ -105,6 +115,8 @@ class OnnxRuntimeSession(Session):
         exact: Keep the graph as written instead of optimising it. Checking numerics needs that;
             speed does not.
         gpu: Use the CUDA provider where this ONNX Runtime has one.
+        spin: Let idle threads of ONNX Runtime wait busily, which is its default and lowers the
+            latency. Off where other threads work at the same time and need the cores.
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
@@ -112,7 +124,13 @@ class OnnxRuntimeSession(Session):
     """
 
     def __init__(
-        self, model: Path | ModelProto, *, threads: int = 0, exact: bool = False, gpu: bool = False
+        self,
+        model: Path | ModelProto,
+        *,
+        threads: int = 0,
+        exact: bool = False,
+        gpu: bool = False,
+        spin: bool = True,
     ) -> None:
         onnxruntime = _load()
         options = onnxruntime.SessionOptions()
@@ -121,6 +139,8 @@ class OnnxRuntimeSession(Session):
         if exact:
             level = onnxruntime.GraphOptimizationLevel
             options.graph_optimization_level = level.ORT_DISABLE_ALL
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = str(model) if isinstance(model, PathLike) else model.SerializeToString()
         try:
             self._session = onnxruntime.InferenceSession(

@@ -73,7 +73,7 @@ class TorchSession(Session):
         self._module = deployable(model.eval(), spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = "uint8" if spec.input == "uint8" else "float32"
         self.inputs = (TensorSpec("input", (None, *spec.input_shape), dtype),)
-        self.outputs = (TensorSpec("logits", (None, model.config.num_classes), "float32"),)
+        self.outputs = (TensorSpec("logits", (None, model.config.outputs), "float32"),)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once and return the logits."""

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bench.machine import describe_machine
 from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.graph import fixed_batch, load_graph
 from resnet_edge.progress import SILENT
+from resnet_edge.reference import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,16 +41,19 @@ class BenchConfig:
         duration: Seconds of measurement per contender and batch, at least.
         iterations: Calls per contender and batch, at least.
         warm_up: Seconds of warm-up, at least; it goes on until the median settles.
-        batches: Batch sizes.
+        batches: Batch sizes; default 1, or the model's own where it takes no other.
     """
 
     duration: float = 3.0
     iterations: int = 100
     warm_up: float = 0.5
-    batches: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.batches, default=0) < 1 or self.iterations < 1:
+        if (
+            min((1,) if self.batches is None else self.batches, default=0) < 1
+            or self.iterations < 1
+        ):
             raise ConfigError("batch sizes and iterations must be at least 1")
 
 
@@ -125,12 +130,14 @@ def bench(
 
     Raises:
         BackendUnavailableError: A contender's process died.
+        ConfigError: The model takes other batch sizes.
     """
     config = config or BenchConfig()
+    batches = _batches(bundle, config.batches)
     machine = describe_machine()
     results = []
-    with progress.task("bench", total=len(config.batches) * len(contenders) * _ROUNDS) as task:
-        for batch in config.batches:
+    with progress.task("bench", total=len(batches) * len(contenders) * _ROUNDS) as task:
+        for batch in batches:
             with ExitStack() as stack:
                 workers = [
                     stack.enter_context(_Worker(bundle.path, contender, batch))
@@ -138,6 +145,16 @@ def bench(
                 ]
                 results += _interleave(workers, config, batch, task)
     return results, machine
+
+
+def _batches(bundle: Bundle, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    own = fixed_batch(load_graph(bundle.artifact(MODEL)))
+    if own is not None and wanted not in (None, (own,)):
+        raise ConfigError(
+            f"the model in {bundle.path} takes {own} images at once, no other number",
+            hint=f"pass --batch {own}, or nothing",
+        )
+    return wanted or (own or 1,)
 
 
 def _interleave(

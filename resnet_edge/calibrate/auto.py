@@ -2,8 +2,9 @@
 
 Three choices, each made by the mean KL divergence of the softmax from the float model's on images
 that were not calibrated on: equalization (on a small calibration first, so that a full pass is run
-for the winner only), the range estimator (all of them from that one pass), and bias correction.
-A change has to earn its place: it is kept only if it lowers the divergence by a tenth.
+for the winner only), the range estimator (all of them from that one pass, the two best of a first
+round on all images), and bias correction. A change has to earn its place: it is kept only if it
+lowers the divergence by a tenth.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from resnet_edge.quantize.score import HeldOut, Inputs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from resnet_edge.calibrate.collect import Collected, Partial
@@ -36,8 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SAFE", "BakeOff", "Trial", "bake_off", "split", "tables_of"]
 
-_FIRST_LOOK = 48  # images of the small calibration
-_SCORED = 32  # held-out images per trial; keeps the whole within twice one estimator's cost
+# These keep the whole within twice one estimator's cost.
+_FIRST_LOOK = 8  # images of the small calibration, for equalization
+_SCORED = 32  # held-out images of the final choice
+_FIRST_ROUND = 8  # of them, on which equalization and all estimators are compared
+_FINALISTS = 2
 _PROBED = 16  # images for channel maxima and layer errors
 _BETTER = 0.9
 SAFE: Method = "mse"  # what the others have to beat
@@ -52,6 +58,7 @@ class Trial:
         method: Range estimator.
         bias_corrected: With bias correction.
         score: Against the float model on held-out images.
+        images: Number of those images.
         chosen: Whether this became the result.
     """
 
@@ -59,6 +66,7 @@ class Trial:
     method: str
     bias_corrected: bool
     score: GraphScore
+    images: int
     chosen: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +77,8 @@ class Trial:
             "bias_corrected": self.bias_corrected,
             "agreement": self.score.agreement,
             "kl": self.score.kl,
+            "top1": self.score.top1,
+            "images": self.images,
             "chosen": self.chosen,
         }
 
@@ -112,6 +122,7 @@ def bake_off(
     *,
     calibrate_on: Sequence[int],
     choose_on: Sequence[int],
+    labels: NDArray[np.int64] | None = None,
     percent: float = 99.99,
     partial: Partial | None = None,
     progress: Progress = SILENT,
@@ -124,6 +135,7 @@ def bake_off(
         spec: Preprocessing.
         calibrate_on: Images to collect ranges on.
         choose_on: Other images, to score on.
+        labels: Class index of every image of the source, to report top-1; None without.
         percent: Of the percentile estimator.
         partial: Where an interrupted full pass is kept.
         progress: Listener.
@@ -132,7 +144,7 @@ def bake_off(
         CalibrationError: Activations are not finite.
         DataError: Too many images cannot be decoded.
     """
-    held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED])
+    held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED], labels)
     trials: list[Trial] = []
     base, equalized = _choose_equalization(
         model, source, spec, calibrate_on, held_out, trials, percent, progress
@@ -141,21 +153,15 @@ def bake_off(
     collected = collect(
         base, tensors, source, spec, indices=calibrate_on, partial=partial, progress=progress
     )
-    first = len(trials)
     tables = tables_of(collected.histograms, percent)
-    with progress.task("compare estimators", total=len(METHODS)) as task:
-        for method, table in tables.items():
-            score = held_out.score(_quantized(base, table))
-            trials.append(Trial(equalized, method, False, score))
-            task.advance(status=f"{method} KL {score.kl:.2g}")
-    best = min(trials[first:], key=lambda t: (t.score.kl, t.method != SAFE))
+    best = _choose_method(base, equalized, tables, held_out, trials, progress)
     table = tables[best.method]
     errors = layer_errors(
         base, place(base.graph), table, Inputs.read(source, spec, list(calibrate_on)[:_PROBED])
     )
     corrected = correct_biases(base, errors)
     score = held_out.score(_quantized(corrected, table))
-    trials.append(Trial(equalized, best.method, True, score))
+    trials.append(Trial(equalized, best.method, True, score, len(held_out)))
     keep_correction = score.kl < _BETTER * best.score.kl
     winner = trials[-1] if keep_correction else best
     return BakeOff(
@@ -204,19 +210,44 @@ def _choose_equalization(
     maxima = channel_maxima(
         model,
         [t for t in placement.engine_points if t not in inputs],
-        Inputs.read(source, spec, few[:_PROBED]),
+        Inputs.read(source, spec, few),
     )
     candidates = (model, equalize(model, maxima).model)
-    scores = []
+    look, scores = held_out.first(_FIRST_ROUND), []
     for position, candidate in enumerate(candidates):
-        tensors = place(candidate.graph).tensors
-        collected = collect(candidate, tensors, source, spec, indices=few, progress=progress)
+        points = place(candidate.graph).engine_points
+        collected = collect(candidate, points, source, spec, indices=few, progress=progress)
         table = tables_of(collected.histograms, percent, [SAFE])[SAFE]
-        scores.append(held_out.score(_quantized(candidate, table)))
-        trials.append(Trial(bool(position), f"{SAFE} on {len(few)} images", False, scores[-1]))
+        scores.append(look.score(_quantized(candidate, table)))
+        method = f"{SAFE} on {len(few)} images"
+        trials.append(Trial(bool(position), method, False, scores[-1], len(look)))
     helps = scores[1].kl < _BETTER * scores[0].kl
     return (candidates[1], True) if helps else (model, False)
 
 
+def _choose_method(
+    model: ModelProto,
+    equalized: bool,
+    tables: Mapping[str, RangesTable],
+    held_out: HeldOut,
+    trials: list[Trial],
+    progress: Progress,
+) -> Trial:
+    """Compare all estimators on a few images, and the best of them on all."""
+    with progress.task("compare estimators", total=len(tables) + _FINALISTS) as task:
+
+        def rank(methods: Sequence[str], images: HeldOut) -> list[Trial]:
+            compared = []
+            for method in methods:
+                score = images.score(_quantized(model, tables[method]))
+                compared.append(Trial(equalized, method, False, score, len(images)))
+                task.advance(status=f"{method} KL {score.kl:.2g}")
+            trials.extend(compared)
+            return sorted(compared, key=lambda t: (t.score.kl, t.method != SAFE))
+
+        first = rank(list(tables), held_out.first(_FIRST_ROUND))
+        return rank([trial.method for trial in first[:_FINALISTS]], held_out)[0]
+
+
 def _quantized(model: ModelProto, table: RangesTable) -> ModelProto:
-    return engine_graph(model, place(model.graph), table, int8_weights=False)
+    return engine_graph(model, place(model.graph), table, weights="rounded")

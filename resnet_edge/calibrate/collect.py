@@ -15,6 +15,7 @@ from resnet_edge.artifacts import sha256_json, write_bytes
 from resnet_edge.batches import Feeds
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
+from resnet_edge.graph import expose
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def collect(
     begun = _load(partial, tensors) or Collected({name: Histogram() for name in tensors}, (), ())
     start = len(begun.indices) + len(begun.skipped)
     with (
-        OnnxRuntimeSession(_expose(model, tensors), gpu=True) as session,
+        OnnxRuntimeSession(_exposed(model, tensors), gpu=True, spin=False) as session,
         progress.task("calibrate", total=len(indices)) as task,
     ):
         size = _batch_size(session, session.inputs[0].name, spec)
@@ -131,7 +132,7 @@ def _count_all(
     began = stored = time.monotonic()
     with ThreadPoolExecutor(max_workers=1) as counter:
         for batch, rows in feeds:
-            outputs = session.run({name: batch})
+            outputs = session.run_rows(batch)
             if pending is not None:
                 pending.result()
             used += rows
@@ -234,28 +235,21 @@ def _refuse_misfit(source: NetworkInputs, spec: ImageSpec) -> None:
         )
 
 
-def _expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
-    """Return a copy of the model that also outputs ``tensors``."""
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model)
-    known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
-    existing = {o.name for o in model.graph.output} | {i.name for i in model.graph.input}
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    for name in tensors:
-        if name in existing:
-            continue
-        if name not in known:
-            raise CalibrationError(f"the graph has no tensor {name}")
-        exposed.graph.output.append(known[name])
-    return exposed
+def _exposed(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """Return a copy of the model that also outputs ``tensors``, but for its inputs."""
+    inputs = {i.name for i in model.graph.input}
+    made = {o for n in model.graph.node for o in n.output}
+    if unknown := [name for name in tensors if name not in made | inputs]:
+        raise CalibrationError(f"the graph has no tensor {unknown[0]}")
+    return expose(model, [name for name in tensors if name not in inputs])
 
 
 def _batch_size(session: Session, name: str, spec: ImageSpec) -> int:
-    """Choose the batch so that one batch's activations stay within a fixed budget."""
+    """Choose the batch so that its activations stay within a budget, where the network lets us."""
     import numpy as np
 
+    if session.batch is not None:
+        return session.batch
     blank = np.zeros((1, *spec.crop, spec.channels), np.uint8)
     outputs = session.run({name: spec.to_input(blank)})
     size = sum(value.nbytes for value in outputs.values())

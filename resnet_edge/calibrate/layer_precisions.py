@@ -17,11 +17,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.quantize.placement import WEIGHTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Precision", "format_layer_precisions", "parse_layer_precisions", "precisions_of"]
+    from onnx import GraphProto
+
+__all__ = [
+    "Precision",
+    "format_layer_precisions",
+    "layers_in_float",
+    "parse_layer_precisions",
+    "precisions_of",
+]
 
 Precision = Literal["fp32", "fp16", "bf16", "int32", "int8"]
 
@@ -89,6 +98,33 @@ def precisions_of(
         if matching:
             found[layer] = next(iter(matching.values()))
     return found
+
+
+def layers_in_float(graph: GraphProto, precisions: Mapping[str, Precision]) -> list[str]:
+    """Return the layers that could be INT8 and are not to be, in graph order.
+
+    Whether they run in FP16 or FP32 is the build's choice for all of them.
+
+    Raises:
+        ConfigError: An entry names no node, asks for INT8 where there is none, or for a type that
+            no graph here has.
+    """
+    nodes = {n.name: n.op_type for n in graph.node}
+    for name in precisions:
+        if not any(_matches(name, node) if _WILDCARD in name else name == node for node in nodes):
+            raise ConfigError(
+                f"--layer-precisions: the model has no layer {name}",
+                hint=f"its layers are {', '.join(n for n, op in nodes.items() if op in WEIGHTED)}",
+            )
+    found = precisions_of(nodes, precisions)
+    for name, precision in found.items():
+        impossible = nodes[name] not in WEIGHTED and precision == "int8" and name in precisions
+        if impossible or precision in ("bf16", "int32"):
+            raise ConfigError(
+                f"--layer-precisions: {nodes[name]} {name} cannot be {precision}",
+                hint="int8 is for Conv and Gemm; fp16 and fp32 leave a layer in float",
+            )
+    return [n for n, p in found.items() if nodes[n] in WEIGHTED and p != "int8"]
 
 
 def _matches(pattern: str, layer: str) -> bool:

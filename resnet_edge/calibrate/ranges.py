@@ -97,16 +97,18 @@ def mse(histogram: Histogram) -> float:
     import numpy as np
 
     counts, width = histogram.linear(_BINS)
-    centers = (np.arange(_BINS) + 0.5) * width
-    candidates = np.arange(_LEVELS, _BINS + 1) * width
-    best, best_error = candidates[-1], np.inf
-    for chunk in np.array_split(candidates, 16):  # 16 chunks keep the matrices small
-        scale = chunk[:, None] / _QMAX
-        steps = np.minimum(np.rint(centers[None] / scale), _QMAX)
-        errors = ((steps * scale - centers[None]) ** 2) @ counts
-        if errors.min() < best_error:
-            best, best_error = chunk[errors.argmin()], errors.min()
-    return float(best)
+    centers = np.arange(_BINS) + 0.5  # in bins, as everything below
+    mass, moment = (np.concatenate([[0.0], np.cumsum(v)]) for v in (counts, counts * centers))
+    levels = np.arange(_QMAX + 1)
+    candidates = np.arange(_LEVELS, _BINS + 1)
+    scales = candidates[:, None] / _QMAX
+    # Level k holds the centres between k - 1/2 and k + 1/2 scales, the last one all above, too.
+    edges = np.clip(np.ceil((levels - 0.5) * scales - 0.5), 0, _BINS).astype(np.int64)
+    edges = np.concatenate([edges, np.full((len(candidates), 1), _BINS)], axis=1)
+    values = levels * scales
+    # sum of n (x - v)^2 over all bins, but for the sum of n x^2, which all candidates share
+    errors = (values**2 * np.diff(mass[edges]) - 2 * values * np.diff(moment[edges])).sum(axis=1)
+    return float(candidates[errors.argmin()] * width)
 
 
 def entropy(histogram: Histogram) -> float:

@@ -11,9 +11,11 @@ from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
+from resnet_edge.calibrate.sqnr import with_sqnr
 from resnet_edge.calibrate.table import RangesTable, write_cache
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph, save_graph
+from resnet_edge.parity import labels_for
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
 
@@ -99,7 +101,7 @@ def calibrate(
         bundle.record(BASE, record)
     used = set(found.collected.indices)
     table = RangesTable(
-        tensors=found.table.tensors,
+        tensors=with_sqnr(found.table.tensors, found.collected.histograms),
         recipe=described,
         model_sha256=bundle.sha256(BASE if found.changed else MODEL),
         images=() if random else tuple(parts.keys[i] for i in parts.calibrate_on if i in used),
@@ -160,6 +162,7 @@ def _find_ranges(
             spec,
             calibrate_on=parts.calibrate_on,
             choose_on=parts.choose_on,
+            labels=labels_for(cast("ImageSource", source), bundle.model, required=False),
             percent=recipe.percent,
             partial=partial,
             progress=progress,

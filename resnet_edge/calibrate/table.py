@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import read_json, write_bytes, write_json
@@ -32,12 +32,20 @@ class TensorRange:
         minimum: Smallest value seen.
         maximum: Largest value seen.
         estimates: ``amax`` by every estimator, for comparison.
+        sqnr: Signal to quantization noise of the tensor in dB, by every estimator.
     """
 
     amax: float
     minimum: float
     maximum: float
     estimates: Mapping[str, float]
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal to quantization noise under ``amax``; None where it was not computed."""
+        found = [self.sqnr[m] for m, amax in self.estimates.items() if amax == self.amax]
+        return found[0] if found else None
 
     @property
     def suspicion(self) -> str | None:
@@ -106,6 +114,7 @@ class RangesTable:
                         "min": r.minimum,
                         "max": r.maximum,
                         "estimates": dict(r.estimates),
+                        "sqnr": dict(r.sqnr),
                     }
                     for name, r in self.tensors.items()
                 },
@@ -128,7 +137,11 @@ class RangesTable:
             table = cls(
                 tensors={
                     str(name): TensorRange(
-                        float(r["amax"]), float(r["min"]), float(r["max"]), dict(r["estimates"])
+                        float(r["amax"]),
+                        float(r["min"]),
+                        float(r["max"]),
+                        dict(r["estimates"]),
+                        dict(r["sqnr"]),
                     )
                     for name, r in value["tensors"].items()
                 },

@@ -15,10 +15,13 @@ from resnet_edge.cli import (
     build,
     calibrate,
     demo,
+    doctor,
+    experiment,
     export,
     inspect,
     lint,
     quantize,
+    targets,
     train,
     verify,
 )
@@ -49,9 +52,11 @@ for _command in (
     bench.bench,
     inspect.inspect,
     calibrate.recipes,
-    build.targets,
+    doctor.doctor,
 ):
     app.command()(_command)
+app.add_typer(experiment.app, name="experiment")
+app.add_typer(targets.app, name="targets")
 
 
 def _version(value: bool) -> None:

@@ -20,7 +20,12 @@ __all__ = ["bench"]
 
 def bench(
     bundle: options.BundleArgument,
-    batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1",
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Batch sizes, comma-separated; default 1, or what the model is fixed to."
+        ),
+    ] = None,
     duration: Annotated[
         float, typer.Option(min=0.0, help="Seconds of measurement each, at least.")
     ] = 3.0,
@@ -44,7 +49,7 @@ def bench(
         duration=duration,
         iterations=iterations,
         warm_up=warm_up,
-        batches=tuple(int(n) for n in options.numbers(batch)),
+        batches=None if batch is None else tuple(int(n) for n in options.numbers(batch)),
     )
     results, machine = run_bench(
         opened, contenders(opened, checkpoint), config, progress=out.progress

@@ -1,8 +1,7 @@
-"""``resnet-edge build`` and ``resnet-edge targets``."""
+"""``resnet-edge build``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import Calibrator
     from resnet_edge.build import BuildResult
-    from resnet_edge.targets import Target
+    from resnet_edge.bundle import Bundle
 
-__all__ = ["build", "targets"]
+__all__ = ["build"]
 
 
 class CalibratorName(Enum):
@@ -41,8 +40,12 @@ def build(
     data: options.DataOption = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     profile: Annotated[
-        str, typer.Option(help="Smallest,optimal,largest batch, or one number for a fixed batch.")
-    ] = "1,8,32",
+        str | None,
+        typer.Option(
+            help="Smallest,optimal,largest batch, or one number for a fixed batch; default "
+            "1,8,32, or what the model is fixed to."
+        ),
+    ] = None,
     strongly_typed: Annotated[
         bool,
         typer.Option("--strongly-typed", help="The graph decides every type (TensorRT 10)."),
@@ -83,6 +86,13 @@ def build(
     timing_cache: Annotated[
         bool, typer.Option("--timing-cache/--no-timing-cache", help="Remember kernel timings.")
     ] = True,
+    reduce_range: Annotated[
+        bool | None,
+        typer.Option(
+            help="INT8 for the CPU: 7-bit weights, as an x86 without VNNI needs them; default as "
+            "this machine does."
+        ),
+    ] = None,
     resize: options.ResizeOption = None,
     crop: options.CropOption = None,
     interpolation: options.InterpolationOption = None,
@@ -110,7 +120,7 @@ def build(
     config = BuildConfig(
         precision="int8" if int8 else "fp16" if fp16 else "fp32",
         rest="fp32" if fp16 is False else "fp16",
-        profile=_batches(profile),
+        profile=_batches(opened, profile),
         strongly_typed=strongly_typed,
         implicit=_implicit(implicit, calibrator, int8_on_dla=int8 and dla is not None),
         dla=dla,
@@ -122,6 +132,7 @@ def build(
         hardware_compatible=hardware_compatible,
         sparsity=sparsity,
         timing_cache=timing_cache,
+        reduce_range=reduce_range,
     )
     images = None if data is None else open_calibration(data)
     if images is not None and config.implicit in (None, "ranges"):
@@ -147,7 +158,12 @@ def build(
     )
 
 
-def _batches(profile: str) -> tuple[int, int, int]:
+def _batches(bundle: Bundle, profile: str | None) -> tuple[int, int, int]:
+    from resnet_edge.graph import fixed_batch, load_graph
+    from resnet_edge.reference import MODEL
+
+    if profile is None:
+        profile = str(fixed_batch(load_graph(bundle.artifact(MODEL))) or "1,8,32")
     batches = [int(n) for n in options.numbers(profile)]
     if len(batches) == 1:
         batches *= 3
@@ -180,23 +196,3 @@ def _render(console: Console, result: BuildResult) -> None:
     for note in sidecar.notes:
         console.print(f"  {note}")
     console.print(f"{result.engine}")
-
-
-def targets(json: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False) -> None:
-    """List the devices an engine can be built for."""
-    out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.targets import list_targets
-
-    found = list_targets()
-    out.result(
-        {"targets": [asdict(target) for target in found]},
-        lambda console: _render_targets(console, found),
-    )
-
-
-def _render_targets(console: Console, found: tuple[Target, ...]) -> None:
-    for target in found:
-        capability = f"SM {target.compute_capability}" if target.compute_capability else ""
-        console.print(
-            f"{target.name:<14} {capability:<8} {target.backend:<13} {target.description}"
-        )

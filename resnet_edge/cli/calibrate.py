@@ -42,6 +42,14 @@ def calibrate(
             min=1, metavar="N", help="N random inputs instead of images; only to try things out."
         ),
     ] = None,
+    from_cache: Annotated[
+        Path | None,
+        typer.Option(help="Take over the ranges of a TensorRT calibration cache instead."),
+    ] = None,
+    from_qdq: Annotated[
+        Path | None,
+        typer.Option(help="Take over the ranges of a Q/DQ model in ONNX, from any tool, instead."),
+    ] = None,
     resize: options.ResizeOption = None,
     crop: options.CropOption = None,
     interpolation: options.InterpolationOption = None,
@@ -54,14 +62,24 @@ def calibrate(
 ) -> None:
     """Find INT8 activation ranges on real images; writes a table and a TensorRT cache."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import CACHE, TABLE
     from resnet_edge.calibrate.stage import calibrate as run_calibrate
     from resnet_edge.recipes import load_recipe
 
+    given = {"--data": data, "--random": random, "--from-cache": from_cache, "--from-qdq": from_qdq}
+    _refuse_several([option for option, value in given.items() if value is not None])
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
-    opened, chosen = options.open_bundle(bundle, out, flags), load_recipe(recipe)
-    chosen = chosen if random is None else replace(chosen, images=random)
-    result = run_calibrate(opened, _source(opened, data, random), chosen, progress=out.progress)
+    file = from_cache or from_qdq
+    if file is not None:
+        if recipe != DEFAULT_RECIPE:
+            raise ConfigError("ranges that are taken over need no recipe", hint="drop --recipe")
+        opened = options.open_bundle(bundle, out, flags)
+        result = adopt(opened, file, "qdq" if from_cache is None else "cache")
+    else:
+        opened, chosen = options.open_bundle(bundle, out, flags), load_recipe(recipe)
+        chosen = chosen if random is None else replace(chosen, images=random)
+        result = run_calibrate(opened, _source(opened, data, random), chosen, progress=out.progress)
     out.result(
         {
             "table": str(opened.file(TABLE)),
@@ -83,14 +101,20 @@ def _source(bundle: Bundle, data: Path | None, random: int | None) -> ImageSourc
     from resnet_edge.arrays import RandomInputs, open_calibration
 
     if random is not None:
-        if data is not None:
-            raise ConfigError("--data and --random contradict each other", hint="drop --random")
         return RandomInputs(bundle.model.image_spec.input_shape, random)
-    if data is None:
+    assert data is not None  # _refuse_several leaves one of the four
+    return open_calibration(data)
+
+
+def _refuse_several(given: list[str]) -> None:
+    if not given:
         raise ConfigError(
             "calibration needs images", hint="add --data DIR; --random N is only to try things out"
         )
-    return open_calibration(data)
+    if len(given) > 1:
+        raise ConfigError(
+            f"{' and '.join(given)} contradict each other", hint=f"drop {' and '.join(given[1:])}"
+        )
 
 
 def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
@@ -99,13 +123,16 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
     table = result.table
     methods = list(next(iter(table.tensors.values())).estimates)
     what = f"{table.random} RANDOM INPUTS" if table.random else f"{len(table.images)} images"
-    grid = Table(title=f"ranges by {table.recipe['name']} on {what}")
+    taken_over = table.recipe["method"] in ("cache", "qdq")
+    source = f"of {table.recipe['name']}" if taken_over else f"by {table.recipe['name']} on {what}"
+    grid = Table(title=f"ranges {source}")
     grid.add_column("tensor")
-    for heading in ("min", "max", *methods, "scale"):
+    for heading in ("min", "max", *methods, "scale", "SQNR dB"):
         grid.add_column(heading, justify="right")
     for name, found in table.tensors.items():
         values = (found.minimum, found.maximum, *found.estimates.values(), found.amax / 127)
-        grid.add_row(name, *[f"{value:.4g}" for value in values])
+        ratio = "–" if found.sqnr_db is None else f"{found.sqnr_db:.1f}"
+        grid.add_row(name, *[f"{value:.4g}" for value in values], ratio)
     console.print(grid)
     if table.trials:
         _render_trials(console, table)
@@ -120,7 +147,8 @@ def _render_trials(console: Console, table: RangesTable) -> None:
     grid = Table(title="bake-off, scored on held-out images against the float model")
     for heading in ("", "equalized", "estimator", "bias correction"):
         grid.add_column(heading)
-    for heading in ("agreement %", "KL, nats"):
+    labelled = table.trials[0].get("top1") is not None
+    for heading in ("images", "agreement %", "KL, nats", *(["top-1 %"] if labelled else [])):
         grid.add_column(heading, justify="right")
     for trial in table.trials:
         grid.add_row(
@@ -128,8 +156,10 @@ def _render_trials(console: Console, table: RangesTable) -> None:
             "yes" if trial["equalized"] else "no",
             trial["method"],
             "yes" if trial["bias_corrected"] else "no",
+            str(trial["images"]),
             f"{trial['agreement']:.2f}",
             f"{trial['kl']:.2g}",
+            *([f"{trial['top1']:.2f}"] if labelled else []),
             style="green" if trial["chosen"] else None,
         )
     console.print(grid)

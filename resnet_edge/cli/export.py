@@ -9,17 +9,29 @@ import typer
 
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
+from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
+    from resnet_edge.data import ImageSource
     from resnet_edge.export import ExportResult
+    from resnet_edge.foreign.stage import ImportResult
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.progress import Progress
 
 __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="safetensors or PyTorch file.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="safetensors, PyTorch or ONNX file, index of shards, or Hugging Face directory."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Bundle; default engines/builds/<checkpoint>."),
@@ -27,16 +39,30 @@ def export(
     data: options.DataOption = None,
     labels: options.LabelsOption = None,
     arch: Annotated[str, typer.Option(help="Architecture, or auto.")] = "auto",
+    head: Annotated[str, typer.Option(help="fc, or none for the pooled features alone.")] = "fc",
     stride_in_1x1: Annotated[
         bool | None,
         typer.Option(
-            "--stride-in-1x1/--stride-in-3x3", help="Bottleneck v1 or v1.5; default as recorded."
+            "--stride-in-1x1/--stride-in-3x3",
+            help="Bottleneck v1 or v1.5; default as recorded, or as labelled --data or "
+            "--known-logits tell, else v1.5.",
         ),
+    ] = None,
+    known_logits: Annotated[
+        Path | None,
+        typer.Option(help=".npz file with 'input' and the 'logits' that must be reproduced."),
     ] = None,
     input_type: Annotated[
         str, typer.Option("--input", help="float, or uint8 with normalisation in the graph.")
     ] = "float",
     simplify: Annotated[bool, typer.Option(help="Run onnxsim.")] = True,
+    output_name: Annotated[
+        str | None,
+        typer.Option(help="Of an ONNX file with several: the output that holds the logits."),
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="For an ONNX file: the classes in order, one name a line.")
+    ] = None,
     resize: options.ResizeOption = None,
     crop: options.CropOption = None,
     interpolation: options.InterpolationOption = None,
@@ -47,28 +73,41 @@ def export(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Checkpoint to verified ONNX, with the golden PyTorch reference beside it."""
+    """Checkpoint to verified ONNX, with the golden reference beside it; or ONNX to the same."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.data import open_images
     from resnet_edge.export import ExportConfig
     from resnet_edge.export import export as run_export
-    from resnet_edge.models.checkpoint import read_checkpoint
 
-    recorded = read_checkpoint(checkpoint, arch=arch, stride_in_1x1=stride_in_1x1).image_spec
+    folder = output or Path("engines/builds") / checkpoint.stem
+    images = None if data is None else open_images(data, labels=labels)
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
-    result = run_export(
-        checkpoint,
-        output or Path("engines/builds") / checkpoint.stem,
-        ExportConfig(
+    of_onnx = {"--output-name": output_name, "--class-names": class_names}
+    of_checkpoint = {
+        "--arch": arch if arch != "auto" else None,
+        "--head": head if head != "fc" else None,
+        "--stride-in-1x1": stride_in_1x1,
+        "--known-logits": known_logits,
+        "--input": input_type if input_type != "float" else None,
+    }
+    result: ExportResult | ImportResult
+    if checkpoint.suffix == ".onnx":
+        _refuse(of_checkpoint, f"for checkpoints; {checkpoint} is an ONNX file and fixes it itself")
+        result = _import(
+            checkpoint, folder, flags, class_names, output_name, simplify, images, out.progress
+        )
+    else:
+        _refuse(of_onnx, f"for ONNX files; {checkpoint} is a checkpoint and has its own")
+        config = ExportConfig(
             arch=arch,
+            head=_head(head),
             input=cast("Literal['float', 'uint8']", input_type),
             simplify=simplify,
             stride_in_1x1=stride_in_1x1,
-            image_spec=flags.applied_to(recorded) if flags.given else None,
-        ),
-        images=None if data is None else open_images(data, labels=labels),
-        progress=out.progress,
-    )
+            image_spec=_spec(checkpoint, flags, arch, _head(head)),
+            known_logits=known_logits,
+        )
+        result = run_export(checkpoint, folder, config, images=images, progress=out.progress)
     out.result(
         {
             "bundle": str(result.bundle.path),
@@ -83,16 +122,61 @@ def export(
     )
 
 
-def _render(console: Console, result: ExportResult) -> None:
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    wrong = [option for option, value in given.items() if value is not None]
+    if wrong:
+        raise ConfigError(f"{' and '.join(wrong)}: only {why}", hint="leave it out")
+
+
+def _head(name: str) -> Literal["fc", "none"]:
+    if name not in ("fc", "none"):
+        raise ConfigError(f"unknown head {name!r}", hint="use fc or none")
+    return cast("Literal['fc', 'none']", name)
+
+
+def _spec(
+    checkpoint: Path, flags: options.ImageSpecFlags, arch: str, head: Literal["fc", "none"]
+) -> ImageSpec | None:
+    """Return the checkpoint's preprocessing with what was said put in; None if nothing was."""
+    from resnet_edge.imaging import IMAGENET
+    from resnet_edge.models.checkpoint import read_checkpoint
+
+    if not flags.given:
+        return None
+    return flags.applied_to(
+        read_checkpoint(checkpoint, arch=arch, head=head).image_spec or IMAGENET
+    )
+
+
+def _import(
+    onnx: Path,
+    folder: Path,
+    flags: options.ImageSpecFlags,
+    class_names: Path | None,
+    output_name: str | None,
+    simplify: bool,
+    images: ImageSource | None,
+    progress: Progress,
+) -> ImportResult:
+    from resnet_edge.data import read_class_names
+    from resnet_edge.foreign.stage import ImportConfig, import_onnx
+
+    names = None if class_names is None else read_class_names(class_names)
+    config = ImportConfig(flags.for_onnx(onnx), names, output_name, simplify)
+    return import_onnx(onnx, folder, config, images=images, progress=progress)
+
+
+def _render(console: Console, result: ExportResult | ImportResult) -> None:
     info, parity = result.bundle.model, result.parity
     for note in result.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     console.print(
         f"{info.architecture}, {info.num_classes} classes, {info.parameters or 0:,} parameters, "
         f"{(info.macs or 0) / 1e6:,.1f} M multiply-adds"
     )
+    made_from = "the original" if info.architecture == "onnx" else "PyTorch"
     console.print(
-        f"ONNX equals PyTorch on {parity.n} images: max|Δ| {parity.max_abs:.2g} at max|logit| "
+        f"ONNX equals {made_from} on {parity.n} images: max|Δ| {parity.max_abs:.2g} at max|logit| "
         f"{parity.max_logit:.3g}, same class on {parity.argmax_equal}"
     )
     console.print(f"{result.bundle.path}" + (" (unchanged)" if result.cached else ""))

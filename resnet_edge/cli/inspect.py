@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["inspect"]
+
+_SENTENCES = ("evidence", "notes")
+_SHOWN = 10  # of a list, such as a thousand class names
 
 
 def inspect(
@@ -30,15 +34,21 @@ def inspect(
 
 
 def _render(console: Console, found: dict[str, Any]) -> None:
+    say = partial(console.print, markup=False)  # names in a file may look like markup
     for key, value in found.items():
         if isinstance(value, dict):
-            console.print(f"{key}:")
+            say(f"{key}:")
             for name, item in value.items():
                 shown = item.get("bytes", item) if isinstance(item, dict) else item
-                console.print(f"  {name:<28} {shown}")
+                say(f"  {name:<28} {shown}")
+        elif key in _SENTENCES and value:
+            say(f"{key}:")
+            for sentence in value:
+                say(f"  {sentence}")
         elif isinstance(value, list) and value:
-            console.print(f"{key}: {', '.join(str(v) for v in value)}")
+            more = f" … {len(value)} in all" if len(value) > _SHOWN else ""
+            say(f"{key}: {', '.join(str(v) for v in value[:_SHOWN])}{more}")
         elif isinstance(value, int) and not isinstance(value, bool):
-            console.print(f"{key}: {value:,}")
+            say(f"{key}: {value:,}")
         elif value not in (None, [], ""):
-            console.print(f"{key}: {value}")
+            say(f"{key}: {value}")

@@ -65,11 +65,13 @@ MeanOption = Annotated[
 StdOption = Annotated[
     str | None, typer.Option(help="Per channel, comma-separated, on the 0–1 scale.")
 ]
-ColorOption = Annotated[str | None, typer.Option(help="rgb, bgr or gray.")]
+ColorOption = Annotated[str | None, typer.Option(help="rgb, bgr, rgba or gray.")]
 
 
 def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> Bundle:
     """Open a bundle, or bring an ONNX file into one at ``engines/builds/<its name>``.
+
+    A bundle that is there already and was made from this very file is taken as it is.
 
     Args:
         path: Bundle or ONNX file.
@@ -88,17 +90,32 @@ def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> 
                 hint="pass these flags to export, or together with an ONNX file",
             )
         return Bundle.open(path)
-    from resnet_edge.foreign.stage import ImportConfig, expected_image_spec, import_onnx
+    from resnet_edge.foreign.stage import ImportConfig, import_onnx, imported_from
 
-    config = ImportConfig()
-    if spec is not None and spec.given:
-        config = ImportConfig(image_spec=spec.applied_to(expected_image_spec(path)))
     folder = Path("engines/builds") / path.stem
+    known = imported_from(path, folder)
+    if known is not None:
+        _refuse_other_spec(path, known, spec)
+        log.info("%s is bundle %s", path, folder)
+        return known
+    config = ImportConfig(image_spec=spec.for_onnx(path) if spec is not None else None)
     result = import_onnx(path, folder, config, progress=out.progress)
     for note in () if result.cached else result.notes:
         log.info("note: %s", note)
     log.info("%s is bundle %s", path, result.bundle.path)
     return result.bundle
+
+
+def _refuse_other_spec(path: Path, bundle: Bundle, flags: ImageSpecFlags | None) -> None:
+    from resnet_edge.foreign.spec import differences
+
+    recorded = bundle.model.image_spec
+    if flags is not None and (given := flags.applied_to(recorded)) != recorded:
+        raise ConfigError(
+            f"{bundle.path} was made from {path} with other preprocessing: "
+            + differences(recorded, given),
+            hint=f"leave these flags out, or make it anew with them: resnet-edge export {path} …",
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,12 @@ class ImageSpecFlags:
     def given(self) -> bool:
         """Whether anything was said."""
         return any(value is not None for value in vars(self).values())
+
+    def for_onnx(self, path: Path) -> ImageSpec | None:
+        """Return the preprocessing for an ONNX file, None where nothing was said."""
+        from resnet_edge.foreign.stage import expected_image_spec
+
+        return self.applied_to(expected_image_spec(path)) if self.given else None
 
     def applied_to(self, default: ImageSpec) -> ImageSpec:
         """Return ``default`` with what was said put in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
 __all__ = ["quantize", "sensitivity"]
+
+log = logging.getLogger(__name__)
 
 
 def quantize(
@@ -44,6 +47,13 @@ def quantize(
             help="Leave the first and last layer in float, in every graph until recalibration.",
         ),
     ] = False,
+    layer_precisions: Annotated[
+        str | None,
+        typer.Option(
+            help="As trtexec's --layerPrecisions, or a file with it: every layer that is not int8 "
+            "there stays in float, in every graph until recalibration."
+        ),
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
@@ -62,11 +72,18 @@ def quantize(
         raise ConfigError(f"unknown graph {graph!r}", hint=f"use one of {', '.join(GRAPHS)}")
     if metric not in ("top1", "agreement"):
         raise ConfigError(f"unknown metric {metric!r}", hint="use top1 or agreement")
-    if max_drop is not None and (data is None or keep_first_last):
+    plans = {
+        "--max-drop": max_drop is not None, "--keep-first-last": keep_first_last,
+        "--layer-precisions": layer_precisions is not None,
+    }  # fmt: skip
+    if sum(plans.values()) > 1:
         raise ConfigError(
-            "--max-drop needs --data, and decides by itself which layers stay in float",
-            hint="add --data DIR and leave out --keep-first-last",
+            f"{' and '.join(p for p, given in plans.items() if given)} each say which layers stay "
+            "in float",
+            hint="give only one of them",
         )
+    if max_drop is not None and data is None:
+        raise ConfigError("--max-drop is measured on images", hint="add --data DIR")
     opened = options.open_bundle(bundle, out)
     if data is not None and (max_drop is None or not _is_calibrated(opened)):
         calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
@@ -80,6 +97,9 @@ def quantize(
     if keep_first_last:
         load_table(opened)  # says how to calibrate if there are no ranges to plan for
         store_plan(opened, {"keep_float": _first_and_last(opened)})
+    if layer_precisions is not None:
+        load_table(opened)
+        store_plan(opened, {"keep_float": _in_float(opened, layer_precisions)})
     report = _write_graph(opened, graph)
     if result is not None:
         report |= result.to_json()
@@ -138,6 +158,35 @@ def _first_and_last(bundle: Bundle) -> list[str]:
     return [names[0], names[-1]]
 
 
+def _in_float(bundle: Bundle, given: str) -> list[str]:
+    """Return the layers that trtexec's option, or a file with its value, leaves in float."""
+    from resnet_edge.calibrate.layer_precisions import layers_in_float, parse_layer_precisions
+    from resnet_edge.graph import load_graph
+
+    if ":" not in given:  # no entry is without one, so it names a file
+        try:
+            given = ",".join(Path(given).read_text(encoding="utf-8").split("\n")).strip(",")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"--layer-precisions: cannot read {given}: {error}",
+                hint="write layer:precision,… or name a file that holds it",
+            ) from error
+    model = load_graph(bundle.artifact("model.onnx"))
+    return layers_in_float(model.graph, parse_layer_precisions(given))
+
+
+def _layer_precisions(bundle: Bundle) -> str | None:
+    """Return trtexec's option for the stored plan; None where a name cannot be written in it."""
+    from resnet_edge.calibrate.layer_precisions import format_layer_precisions
+    from resnet_edge.quantize.stage import stored_plan
+
+    try:
+        return format_layer_precisions(dict.fromkeys(stored_plan(bundle), "fp16"))
+    except ConfigError as error:
+        log.warning("%s", error.message)
+        return None
+
+
 def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
     from resnet_edge.graph import load_graph, opset_of
     from resnet_edge.quantize.stage import Graph
@@ -151,6 +200,7 @@ def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
         "quantize_nodes": sum(node.op_type == "QuantizeLinear" for node in model.graph.node),
         "opset": opset_of(model),
         "bytes": result.path.stat().st_size,
+        "layer_precisions": _layer_precisions(bundle) if graph.startswith("int8") else "",
         "cached": result.cached,
     }
 
@@ -160,6 +210,8 @@ def _render(console: Console, report: dict[str, Any], result: BudgetResult | Non
         f"{report['model']}: {report['quantize_nodes']} Q/DQ pairs, opset {report['opset']}, "
         f"{report['bytes'] / 1e6:.2f} MB" + (" (unchanged)" if report["cached"] else "")
     )
+    if report["layer_precisions"]:
+        console.print(f"in float, for trtexec: --layerPrecisions={report['layer_precisions']}")
     if result is None:
         return
     from rich.table import Table

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["train"]
+__all__ = ["default_image_spec", "train"]
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
     from resnet_edge.train.stage import train as run_training
 
     training = images.open_images(data, split="train")
-    spec = _image_spec(training, size=size, color=color, mean=mean, std=std)
+    spec = default_image_spec(training, size=size, color=color, mean=mean, std=std)
     try:
         testing = images.open_images(test_data or data, split="test")
     except DataError:
@@ -97,8 +97,13 @@ def train(
     )
 
 
-def _image_spec(
-    training: ImageSource, *, size: int | None, color: str | None, mean: str | None, std: str | None
+def default_image_spec(
+    training: ImageSource,
+    *,
+    size: int | None = None,
+    color: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
 ) -> ImageSpec:
     """Return preprocessing that fits the first image, with what the user gave put in."""
     from dataclasses import replace

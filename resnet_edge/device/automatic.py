@@ -103,10 +103,14 @@ def _gpu_target(gpu: Gpu, targets: Sequence[Target]) -> Target:
         key=lambda target: (target.backend == "tensorrt_rtx") != consumer,
     )
     if not same:
+        boards = [t.name for t in targets if t.compute_capability == gpu.compute_capability]
         raise ConfigError(
             f"no target for this GPU: {gpu.name} (compute capability {gpu.compute_capability})",
-            hint="pass --target cpu, or run resnet-edge targets copy rtx-4090 mine, "
-            "adapt its numbers, and pass --target mine",
+            hint=f"if this is a Jetson whose device tree cannot be seen here, pass --target with "
+            f"one of {', '.join(boards)}"
+            if boards
+            else "pass --target cpu, or run resnet-edge targets copy rtx-4090 mine, adapt its "
+            "numbers, and pass --target mine",
         )
     return replace(
         same[0],

@@ -93,11 +93,15 @@ def query_driver(library: str = "libcuda.so.1") -> Driver:
 
 
 def query_runtime(libraries: Iterable[str]) -> Runtime | None:
-    """Call ``cudaGetDeviceCount`` of the first library that can be loaded; never raises.
+    """Call ``cudaGetDeviceCount`` of every library that can be loaded; never raises.
 
     TensorRT's own objects crash instead of saying that there is no usable driver, so this is asked
-    before any of them is made.
+    before any of them is made. Where several runtimes are installed, one that works is enough.
+
+    Returns:
+        The first runtime that works, else the first one; None if there is none.
     """
+    failed = None
     for library in libraries:
         try:
             runtime = ctypes.CDLL(library)
@@ -107,8 +111,11 @@ def query_runtime(libraries: Iterable[str]) -> Runtime | None:
             error = int(runtime.cudaGetDeviceCount(ctypes.byref(count)))
         except (OSError, AttributeError):
             continue
-        return Runtime(library, _version(version.value), error)
-    return None
+        found = Runtime(library, _version(version.value), error)
+        if not error:
+            return found
+        failed = failed or found
+    return failed
 
 
 def _gpu(cuda: Any, index: int) -> Gpu:

@@ -76,5 +76,9 @@ def release_of(l4t: str) -> Release | None:
     A patch release that is younger than this table keeps the JetPack before it.
     """
     numbers = parts(l4t)
-    known = [r for r in RELEASES if parts(r.l4t)[0] == numbers[0] and parts(r.l4t) <= numbers]
-    return max(known, key=lambda r: parts(r.l4t), default=None) if numbers else None
+    known = [
+        release
+        for release in RELEASES
+        if parts(release.l4t)[:1] == numbers[:1] and parts(release.l4t) <= numbers
+    ]
+    return max(known, key=lambda release: parts(release.l4t), default=None)

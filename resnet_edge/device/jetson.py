@@ -16,7 +16,7 @@ from resnet_edge.device.jetpack import release_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["GpuClock", "Jetson", "PowerMode", "best_mode", "detect_jetson"]
+__all__ = ["GpuClock", "Jetson", "PowerMode", "best_mode", "detect_jetson", "rank"]
 
 _MODULE = re.compile(r"p\d{4}-\d{4}")
 _GPU_NODES = {"gm20b", "gp10b", "gv11b", "ga10b", "gpu"}
@@ -101,17 +101,17 @@ def detect_jetson(root: Path = Path("/")) -> Jetson | None:
 
 
 def best_mode(modes: Iterable[PowerMode]) -> PowerMode | None:
-    """Return the mode without limits, or the one with the highest wattage."""
-    ranked = [(_watts(mode.name), mode) for mode in modes]
-    return max(ranked, key=lambda pair: pair[0], default=(0.0, None))[1]
+    """Return the fastest mode."""
+    return max(modes, key=rank, default=None)
 
 
-def _watts(name: str) -> float:
-    upper = name.upper().replace("-", "")
-    if upper.startswith("MAXN"):
-        return float("inf")
-    found = re.search(r"(\d+)W", upper)
-    return float(found.group(1)) if found else 0.0
+def rank(mode: PowerMode) -> tuple[float, float]:
+    """Order modes by what their names allow: no limit at all, then watts, then CPU cores."""
+    name = mode.name.upper().replace("-", "")
+    if name.startswith("MAXN"):
+        return float("inf"), float("inf")
+    watts, cores = re.search(r"(\d+)W", name), re.search(r"(\d+)CORE", name)
+    return float(watts[1]) if watts else 0.0, float(cores[1]) if cores else float("inf")
 
 
 def _l4t(release: str, package: str | None) -> str | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["ImageInput", "image_input", "read_foreign"]
+__all__ = ["ImageInput", "file_hashes", "image_input", "read_foreign"]
 
 _QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
@@ -60,17 +60,10 @@ def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
     Raises:
         GraphError: It cannot be read, or is of a kind that no later stage can work on.
     """
-    import onnx
     from onnx.inliner import inline_local_functions
 
     model = load_graph(path)
-    bare = onnx.load(path, load_external_data=False)
-    hashes = {"onnx": sha256_file(path)}
-    attributes = (a.t for n in bare.graph.node for a in n.attribute)
-    for tensor in (*bare.graph.initializer, *attributes):
-        for item in tensor.external_data:
-            if item.key == "location" and f"onnx:{item.value}" not in hashes:
-                hashes[f"onnx:{item.value}"] = sha256_file(path.parent / item.value)
+    hashes = file_hashes(path)
     if model.functions:
         model = inline_local_functions(model)
     stored = {i.name for i in model.graph.initializer}
@@ -82,12 +75,27 @@ def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
     return model, hashes
 
 
+def file_hashes(path: Path) -> dict[str, str]:
+    """Return the hash of every file a model consists of, by a name that says which it is."""
+    import onnx
+
+    bare = onnx.load(path, load_external_data=False)
+    hashes = {"onnx": sha256_file(path)}
+    attributes = (a.t for n in bare.graph.node for a in n.attribute)
+    for tensor in (*bare.graph.initializer, *attributes):
+        for item in tensor.external_data:
+            if item.key == "location" and f"onnx:{item.value}" not in hashes:
+                hashes[f"onnx:{item.value}"] = sha256_file(path.parent / item.value)
+    return hashes
+
+
 def _refuse_unsupported(model: ModelProto, path: Path) -> None:
     operators = {n.op_type: n for n in model.graph.node}
     if quantized := sorted(o for o in operators if o in _QUANTIZED or o.startswith("QLinear")):
         raise GraphError(
             f"{path} is already quantized: it has {', '.join(quantized)} nodes",
-            hint="import the float model it was made from; resnet-edge quantizes it itself",
+            hint="start from the float model it was made from; to take over its ranges: "
+            f"resnet-edge calibrate FLOAT.onnx --from-qdq {path}",
         )
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):

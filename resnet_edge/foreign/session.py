@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.backends.base import Session, TensorSpec
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ConfigError, GraphError
-from resnet_edge.graph import GraphIndex, attribute, opset_of
+from resnet_edge.graph import GraphIndex, attribute, expose, opset_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_edge.foreign.model import ImageInput
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["ClassOutput", "ForeignSession", "class_output", "expose"]
+__all__ = ["ClassOutput", "ForeignSession", "class_output"]
 
 _TWO = 2  # images in a blank batch, so that the batch shows in the shapes
 _RESHAPING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -81,30 +81,12 @@ class ForeignSession(Session):
         images = feed["input"]
         if (self._source.layout, self._source.dtype) == ("NHWC", "float32"):
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        batch = self._source.batch or len(images)
-        rows: dict[str, list[NDArray[Any]]] = {name: [] for name in self._names}
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
-            filled = part[np.arange(batch) % len(part)]
-            found = self._session.run({self._source.name: filled})
-            for name in self._names:
-                rows[name].append(found[name].reshape(batch, -1)[: len(part)])
-        return {name: np.concatenate(parts) for name, parts in rows.items()}
+        found = self._session.run_rows(images, self._source.batch)
+        return {name: found[name].reshape(len(images), -1) for name in self._names}
 
     def close(self) -> None:
         """Drop the session."""
         self._session.close()
-
-
-def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
-    """Return a copy of a model that also outputs ``tensors``."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {o.name for o in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in present)
-    return copy
 
 
 def class_output(
@@ -156,7 +138,7 @@ def class_output(
         )
     raise GraphError(
         f"several outputs could be the logits: {', '.join(candidates)}",
-        hint="say which one to take by its name",
+        hint="say which: resnet-edge export MODEL.onnx --output-name NAME",
     )
 
 

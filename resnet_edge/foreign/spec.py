@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.imaging import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from resnet_edge.foreign.model import ImageInput
 
-__all__ = ["choose_image_spec", "default_image_spec", "recorded_image_spec", "recorded_labels"]
+__all__ = [
+    "choose_image_spec",
+    "default_image_spec",
+    "differences",
+    "recorded_image_spec",
+    "recorded_labels",
+]
 
-_CIFAR = ImageSpec(
-    resize=32, crop=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-)
 _OPTIONS = "--resize --crop --mean --std --color"
 
 
@@ -75,7 +78,7 @@ def choose_image_spec(
     if recorded is not None and given not in (None, recorded):
         raise ConfigError(
             "the ONNX file records how its images are prepared, and the options say otherwise: "
-            + _differences(recorded, given),
+            + differences(recorded, given),
             hint=f"leave out {_OPTIONS} --interpolation",
         )
     spec = recorded or given
@@ -97,8 +100,8 @@ def default_image_spec(source: ImageInput) -> ImageSpec:
     """Return what networks of this input size are usually trained with."""
     standard = FASHION_MNIST if source.channels == 1 else IMAGENET
     height, width = source.height or standard.crop[0], source.width or standard.crop[1]
-    if source.channels == 3 and (height, width) == _CIFAR.crop:
-        return _CIFAR
+    if source.channels == 3 and (height, width) == CIFAR10.crop:
+        return CIFAR10
     shorter = min(height, width)
     resize = shorter if source.channels == 1 else round(shorter * 256 / 224)
     return replace(standard, resize=resize, crop=(height, width))
@@ -115,7 +118,8 @@ def _words(spec: ImageSpec) -> str:
     return f"{text}, mean {listed(spec.mean)}, std {listed(spec.std)}"
 
 
-def _differences(recorded: ImageSpec, given: ImageSpec | None) -> str:
+def differences(recorded: ImageSpec, given: ImageSpec | None) -> str:
+    """Say in words where two ways to prepare images differ."""
     theirs = {} if given is None else given.to_json()
     return ", ".join(
         f"{key} {value} against {theirs[key]}"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import sha256_json
-from resnet_edge.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
 from resnet_edge.data import open_images
 from resnet_edge.errors import ConfigError, ExportError
-from resnet_edge.foreign.model import image_input, read_foreign
-from resnet_edge.foreign.session import ForeignSession, class_output
+from resnet_edge.foreign.model import file_hashes, image_input, read_foreign
+from resnet_edge.foreign.original import Original, normalized
+from resnet_edge.foreign.session import class_output
 from resnet_edge.foreign.spec import choose_image_spec, recorded_image_spec, recorded_labels
-from resnet_edge.normalize.classifier import normalize
+from resnet_edge.graph import load_graph
 from resnet_edge.parity import (
     Parity,
     compare_logits,
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ModelProto
 
     from resnet_edge.data import ImageSource
-    from resnet_edge.foreign.model import ImageInput
     from resnet_edge.foreign.session import ClassOutput
     from resnet_edge.imaging import ImageSpec
-    from resnet_edge.normalize.classifier import Normalized
     from resnet_edge.progress import Progress
 
-__all__ = ["ImportConfig", "ImportResult", "expected_image_spec", "import_onnx"]
+__all__ = [
+    "ImportConfig",
+    "ImportResult",
+    "expected_image_spec",
+    "import_onnx",
+    "imported_from",
+]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,22 @@ def expected_image_spec(path: Path) -> ImageSpec:
     return choose_image_spec(image_input(model), recorded_image_spec(model), None)[0]
 
 
+def imported_from(path: Path, folder: Path) -> Bundle | None:
+    """Return the bundle in ``folder`` if it was made from this very ONNX file.
+
+    Raises:
+        GraphError: The file cannot be read.
+        BundleError: The bundle is damaged.
+    """
+    load_graph(path)  # says what is wrong with a file that cannot be read
+    if not (folder / MANIFEST).is_file():
+        return None
+    bundle = Bundle.open(folder)
+    complete = {MODEL, GOLDEN} <= set(bundle.names())
+    same = bundle.model.source_sha256 == sha256_json(file_hashes(path))
+    return bundle if complete and same else None
+
+
 def import_onnx(
     path: Path,
     output: Path,
@@ -125,7 +145,7 @@ def import_onnx(
     source = image_input(model)
     spec, notes = choose_image_spec(source, recorded_image_spec(model), config.image_spec)
     classes, source = class_output(model, source, spec, config.output)
-    original = _Original(model, source, spec, classes, config.simplify)
+    original = Original(path, model, source, spec, classes, config.simplify)
     info = ModelInfo(
         architecture="onnx",
         num_classes=classes.num_classes,
@@ -159,34 +179,6 @@ def import_onnx(
     return result
 
 
-@dataclass(frozen=True)
-class _Original:
-    """A foreign model and what is known about it."""
-
-    model: ModelProto
-    source: ImageInput
-    spec: ImageSpec
-    classes: ClassOutput
-    simplify: bool
-
-    def open(self) -> ForeignSession:
-        """Return a session that gives the logits, and the output itself if it differs."""
-        tensors = dict.fromkeys((self.classes.logits, self.classes.name))
-        return ForeignSession(self.model, self.source, self.spec, tuple(tensors))
-
-    def normalize(self, *, free: bool) -> Normalized:
-        """Return the model in our form; with ``free``, for any batch if it can be."""
-        batch = self.source.batch or (2 if free else 1)
-        return normalize(
-            self.model,
-            self.classes.logits,
-            self.source.shape(self.spec, batch),
-            to_nchw=(self.source.layout, self.source.dtype) == ("NHWC", "float32"),
-            free=free,
-            onnxsim=self.simplify,
-        )
-
-
 def _class_names(labels: tuple[str, ...] | None, classes: ClassOutput) -> tuple[str, ...] | None:
     if labels is not None and len(labels) != classes.num_classes:
         raise ConfigError(
@@ -210,7 +202,7 @@ def _recorded(bundle: Bundle) -> ImportResult:
 
 
 def _import(
-    original: _Original,
+    original: Original,
     bundle: Bundle,
     images: ImageSource,
     labels: NDArray[np.int64] | None,
@@ -235,7 +227,7 @@ def _import(
                 hint="check the preprocessing: --mean --std --color",
             )
         task.advance(status="normalize")
-        found, logits = _normalized(original, reference, feed["input"], notes)
+        found, logits = normalized(original, reference, feed["input"], notes)
         task.advance(status="verify")
         parity = compare_logits(reference, logits)
         probabilities = None
@@ -247,7 +239,8 @@ def _import(
             f"the normalised model differs from the original: max|Δ| {parity.max_abs:.3g} at "
             f"max|logit| {parity.max_logit:.3g}, same class on {parity.argmax_equal} of "
             f"{parity.n} images",
-            hint="run again with --no-simplify; if that fails too, please report it",
+            hint=f"try resnet-edge export {original.path} --no-simplify; if that fails too, "
+            "please report it",
         )
     bundle = Bundle.create(
         bundle.path, replace(bundle.model, parameters=found.parameters, macs=found.macs)
@@ -259,45 +252,9 @@ def _import(
         "probabilities": None if probabilities is None else asdict(probabilities),
         "nodes": nodes,
         "notes": notes,
+        "input": original.source.name,
     }
     save_model(
         bundle, found.model, Golden(pixels, reference, golden_labels), images, record, details
     )
     return ImportResult(bundle, parity, probabilities, nodes, tuple(notes), cached=False)
-
-
-def _normalized(
-    original: _Original, reference: NDArray[np.float32], images: NDArray[Any], notes: list[str]
-) -> tuple[Normalized, NDArray[np.float32]]:
-    """Return the model in our form with its logits: for any batch if it can be, or for one."""
-    fixed = original.source.batch
-    found = original.normalize(free=True)
-    reason = f"{found.blocked} mixes the images of a batch"
-    if found.blocked is None:
-        try:
-            logits = _run(original, found, images, batch=None)
-            if compare_logits(reference, logits).accepted:
-                was = [f"the batch was fixed at {fixed} and is free now"] if fixed else []
-                notes += [*was, *found.notes]
-                return found, logits
-            reason = "the logits of an image depend on the others in its batch"
-        except Exception as error:  # ONNX Runtime's exception classes are private
-            reason = f"others do not run: {str(error).splitlines()[0]}"
-    found = original.normalize(free=False)
-    notes += [f"the batch stays fixed at {fixed or 1}: {reason}", *found.notes]
-    return found, _run(original, found, images, batch=fixed or 1)
-
-
-def _run(
-    original: _Original, found: Normalized, images: NDArray[Any], *, batch: int | None
-) -> NDArray[np.float32]:
-    """Return the logits of a model in our form, for batches of different sizes if it can."""
-    import numpy as np
-
-    layout: Literal["NCHW", "NHWC"] = "NHWC" if original.source.dtype == "uint8" else "NCHW"
-    source = replace(original.source, name="input", layout=layout, batch=batch)
-    with ForeignSession(found.model, source, original.spec, ("logits",)) as session:
-        parts = [images] if batch else [images[:1], images[1:4], images[4:]]
-        return np.concatenate(
-            [session.run({"input": part})["logits"] for part in parts if len(part)]
-        )

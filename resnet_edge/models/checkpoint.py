@@ -1,19 +1,29 @@
-"""Checkpoints: read safely, identify the network, load it exactly, write our own.
+"""The one way in: read a checkpoint safely, find out what it holds, load it exactly.
 
-A checkpoint is hostile until it has been read with ``weights_only=True`` or as safetensors and
+``formats`` turns files into tensors by name, ``adapt`` brings them under our names, ``identify``
+finds the network, ``metadata`` what was recorded beside the weights. A checkpoint is hostile until
 every tensor has been checked against the network it claims to be.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import sha256_file, write_bytes
+from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import CheckpointError
-from resnet_edge.models.identify import identify, image_spec_of, labels_of
+from resnet_edge.models.adapt import Head, adapt
+from resnet_edge.models.formats import OWN_METADATA, read_contents
+from resnet_edge.models.identify import compare, identify, name_of, nearest
+from resnet_edge.models.metadata import (
+    image_spec_of,
+    labels_of,
+    recorded_config,
+    recorded_stride,
+    refuse_variants,
+)
+from resnet_edge.models.zoo import architecture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,15 +32,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_edge.imaging import ImageSpec
-    from resnet_edge.models.resnet import ResNet, ResNetConfig
+    from resnet_edge.models.config import ResNetConfig
+    from resnet_edge.models.formats import Contents
+    from resnet_edge.models.identify import Identified
+    from resnet_edge.models.resnet import ResNet
 
-__all__ = ["Checkpoint", "load_model", "read_checkpoint", "save_checkpoint"]
-
-_METADATA_KEY = "resnet_edge"
-_ANCHOR = "layer1.0.conv1.weight"  # every ResNet has it, whatever stands in front
-_PICKLE = b"\x80"  # first byte of every pickle since protocol 2
-_MAX_WRAPPERS = 4
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
+__all__ = ["Checkpoint", "Head", "load_model", "read_checkpoint", "save_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,17 @@ class Checkpoint:
     """A trained network, identified and checked.
 
     Attributes:
-        path: The file.
-        sha256: Hash of the file.
+        path: The file or directory.
+        sha256: Hash of what was read.
         architecture: Name in the zoo, or a description where the zoo has none.
         config: What the network is built from.
         state_dict: Parameters and buffers under torchvision's names, float32.
-        image_spec: Preprocessing the network was trained with.
+        image_spec: Preprocessing the network was trained with; None if it cannot be guessed.
+        image_spec_source: Who recorded it; None for a default.
         labels: Class names, or None.
         source_format: Where it comes from, for people.
+        stride_known: Whether the placement of a bottleneck's stride is recorded, given, or moot.
+        evidence: Why it is this architecture.
         notes: What was assumed, renamed or stripped.
     """
 
@@ -54,48 +64,71 @@ class Checkpoint:
     architecture: str
     config: ResNetConfig
     state_dict: Mapping[str, Tensor]
-    image_spec: ImageSpec
+    image_spec: ImageSpec | None
+    image_spec_source: str | None
     labels: tuple[str, ...] | None
     source_format: str
+    stride_known: bool
+    evidence: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def read_checkpoint(
-    path: Path, *, arch: str = "auto", stride_in_1x1: bool | None = None
+    path: Path, *, arch: str = "auto", stride_in_1x1: bool | None = None, head: Head = "fc"
 ) -> Checkpoint:
     """Read a checkpoint and find out which ResNet it holds.
 
     Args:
-        path: A ``.safetensors`` or PyTorch file.
+        path: A safetensors or PyTorch file, an index of shards, or a Hugging Face directory.
         arch: A name of the zoo that overrides what metadata and shapes say; ``auto`` trusts them.
         stride_in_1x1: Bottleneck stride placement (v1 if True); default as recorded, else v1.5.
+        head: ``fc`` wants a classifier, ``none`` drops it so that the network ends at its pooled
+            features, ``auto`` takes what is there.
 
     Raises:
         CheckpointError: The file is missing, unsafe, truncated, or not a ResNet.
+        ConfigError: ``arch`` is unknown.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}", hint="check the path")
-    if path.suffix == ".onnx":
-        raise CheckpointError(
-            f"{path} is an ONNX file, not a checkpoint",
-            hint=f"it needs no export: resnet-edge build {path} …",
-        )
-    raw, metadata, source_format = _read_tensors(path)
-    state_dict, notes = _strip_prefix(path, raw)
-    config, name = identify(path, state_dict, metadata, arch, notes)
-    if stride_in_1x1 is not None:
-        config = replace(config, stride_in_1x1=stride_in_1x1)
-    elif config.block == "bottleneck" and "config" not in metadata:
+    contents = read_contents(path)
+    try:
+        return _checkpoint(path, contents, arch, stride_in_1x1, head)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _checkpoint(
+    path: Path, contents: Contents, arch: str, stride_in_1x1: bool | None, head: Head
+) -> Checkpoint:
+    refuse_variants(contents)
+    adapted = adapt(contents.tensors, head)
+    notes = [*contents.notes, *adapted.notes]
+    state_dict = _checked(adapted.state_dict, notes)
+    found = _identify(contents, state_dict, arch)
+    config = found.config
+    recorded = recorded_stride(contents)
+    stride = recorded if stride_in_1x1 is None else stride_in_1x1
+    known = stride is not None or "config" in contents.own or config.block == "basic"
+    if stride is not None:
+        config = replace(config, stride_in_1x1=stride)
+    if not known:
         notes.append("v1.5 assumed (stride in the 3x3); pass --stride-in-1x1 for v1")
+    notes += found.assumed
+    _check_against(config, found.name, state_dict)
+    spec, spec_source = image_spec_of(contents, config, notes)
     return Checkpoint(
         path=path,
-        sha256=sha256_file(path),
-        architecture=name,
+        sha256=contents.sha256,
+        architecture=found.name,
         config=config,
         state_dict=state_dict,
-        image_spec=image_spec_of(metadata, config, notes),
-        labels=labels_of(path, metadata, config),
-        source_format=source_format,
+        image_spec=spec,
+        image_spec_source=spec_source,
+        labels=labels_of(contents, config.num_classes, notes) if config.num_classes else None,
+        source_format=contents.source
+        if contents.own
+        else f"{contents.source}, names of {adapted.source}",
+        stride_known=known,
+        evidence=found.evidence,
         notes=tuple(notes),
     )
 
@@ -106,36 +139,17 @@ def load_model(checkpoint: Checkpoint) -> ResNet:
     Raises:
         CheckpointError: Keys or shapes do not fit.
     """
-    from resnet_edge.models.resnet import ResNet
+    import torch
 
-    model = ResNet(checkpoint.config)
-    wanted = model.state_dict()
-    given = dict(checkpoint.state_dict)
-    for key, tensor in wanted.items():
-        if key.endswith("num_batches_tracked"):
-            given.setdefault(key, tensor)
-    missing = [k for k in wanted if k not in given]
-    unexpected = [k for k in given if k not in wanted]
-    shapes = [
-        f"{k}: {tuple(given[k].shape)} instead of {tuple(t.shape)}"
-        for k, t in wanted.items()
-        if k in given and given[k].shape != t.shape
-    ]
-    if missing or unexpected or shapes:
-        parts = [
-            f"{label} {', '.join(keys[:10])}{' …' if len(keys) > 10 else ''}"
-            for label, keys in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("wrong shape", shapes),
-            )
-            if keys
-        ]
-        raise CheckpointError(
-            f"{checkpoint.path} is not a {checkpoint.architecture}: {'; '.join(parts)}",
-            hint="pass the right --arch, or convert the checkpoint to torchvision's names",
-        )
-    model.load_state_dict(given)
+    from resnet_edge.models.resnet import without_weights
+
+    try:
+        _check_against(checkpoint.config, checkpoint.architecture, checkpoint.state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
+    model = without_weights(checkpoint.config).to_empty(device="cpu")
+    counters = {k: torch.tensor(0) for k in model.state_dict() if k.endswith("num_batches_tracked")}
+    model.load_state_dict({**counters, **checkpoint.state_dict})
     return model.eval()
 
 
@@ -160,113 +174,65 @@ def save_checkpoint(
         "provenance": dict(provenance),
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_bytes(path, save(tensors, {"format": "pt", _METADATA_KEY: json.dumps(metadata)}))
+    write_bytes(path, save(tensors, {"format": "pt", OWN_METADATA: json.dumps(metadata)}))
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    import torch
-
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; the outcome says it all
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = str(error)
-        foreign_pickle = "Unsupported operand" in text and path.read_bytes()[:1] == _PICKLE
-        if "unsupported global" in text.lower() or foreign_pickle:
-            raise CheckpointError(
-                f"{path} wants to run code when it is loaded; it was not read",
-                hint="if you trust it, load it where it was made and save only the weights: "
-                "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
-            ) from error
-        raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint: {_first_sentence(text)}",
-            hint="the file is truncated or of another kind; download or save it again",
-        ) from error
-    content, wrapper = _unwrap(content)
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not a state dict",
-            hint="save model.state_dict() instead of the model",
-        )
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
-    return tensors, {}, f"PyTorch state dict{wrapper}"
-
-
-def _unwrap(content: Any) -> tuple[Any, str]:
-    """Go down to the state dict inside what training scripts save."""
-    wrapper = ""
-    for _ in range(_MAX_WRAPPERS):
-        if not isinstance(content, dict) or any(str(k).endswith(_ANCHOR) for k in content):
-            break
-        key = next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
-        if key is None:
-            break
-        content, wrapper = content[key], f"{wrapper}[{key!r}]"
-    return content, wrapper
-
-
-def _first_sentence(text: str) -> str:
-    """Return torch's reason without its advice, which would be to load it unsafely."""
-    if text.startswith("Weights only load failed"):
-        return "it is not what torch.save writes"
-    return text.partition("\n")[0].partition(". ")[0]
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as stream:
-            own = (stream.metadata() or {}).get(_METADATA_KEY)
-            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-        metadata = json.loads(own) if own else {}
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a complete safetensors file: {error}",
-            hint="the file is truncated or of another kind; download or save it again",
-        ) from error
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path} has malformed metadata")
-    return tensors, metadata, "resnet-edge" if own else "safetensors state dict"
-
-
-def _strip_prefix(path: Path, raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Drop what wrapper modules put in front of every name, and make weights float32."""
-    prefix = next((k.removesuffix(_ANCHOR) for k in raw if k.endswith(_ANCHOR)), None)
-    if prefix is None:
-        raise CheckpointError(
-            f"{path} is not a ResNet: it has no {_ANCHOR}",
-            hint=f"it holds {', '.join(sorted(raw)[:5]) or 'no tensors'}",
-        )
-    notes = [f"prefix {prefix!r} stripped"] if prefix else []
-    dropped = [k for k in raw if not k.startswith(prefix)]
-    if dropped:
-        notes.append(f"{len(dropped)} tensors outside {prefix!r} ignored: {', '.join(dropped[:5])}")
-    kept = {k.removeprefix(prefix): v for k, v in raw.items() if k.startswith(prefix)}
-    _check_tensors(path, kept)
-    return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}, notes
-
-
-def _check_tensors(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not plain weights, before anything is computed from them."""
+def _checked(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Return the weights as float32; refuse what is not plain finite weights."""
     import torch
 
     for key, tensor in state_dict.items():
         integer = key.endswith("num_batches_tracked")
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise CheckpointError(f"{path}: {key} is not a plain dense tensor")
+            raise CheckpointError(f"{key} is not a plain dense tensor")
         if not integer and not tensor.is_floating_point():
             raise CheckpointError(
-                f"{path}: {key} holds {tensor.dtype}, not floating-point weights",
+                f"{key} holds {tensor.dtype}, not floating-point weights",
                 hint="quantized checkpoints cannot be exported; start from the float model",
             )
         # A tensor can claim any shape over a small storage; a real weight fills its storage.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{path}: {key} claims shape {tuple(tensor.shape)} without data")
+            raise CheckpointError(f"{key} claims shape {tuple(tensor.shape)} without data")
         if not integer and not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{key} contains NaN or infinity", hint="the training diverged")
+    if any(v.is_floating_point() and v.element_size() < 4 for v in state_dict.values()):
+        notes.append("half-precision weights widened to float32")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
+
+
+def _identify(contents: Contents, state_dict: Mapping[str, Tensor], arch: str) -> Identified:
+    found = identify({k: tuple(v.shape) for k, v in state_dict.items()})
+    if arch != "auto":
+        config = architecture(
+            arch, num_classes=found.config.num_classes, in_channels=found.config.in_channels
+        )
+        config = replace(config, num_classes=found.config.num_classes)
+        return replace(found, config=config, name=arch, evidence=("--arch",), assumed=())
+    recorded = recorded_config(contents)
+    if recorded is None:
+        return found
+    if not found.config.num_classes:
+        recorded = replace(recorded, num_classes=0)
+    keys = ("layers", "widths", "in_channels", "num_classes")
+    if any(getattr(recorded, key) != getattr(found.config, key) for key in keys):
+        raise CheckpointError("the recorded network does not fit the weights")
+    name = str(contents.own.get("architecture", name_of(recorded)))
+    evidence = ("recorded by resnet-edge", *found.evidence)
+    return replace(found, config=recorded, name=name, evidence=evidence, assumed=())
+
+
+def _check_against(config: ResNetConfig, name: str, state_dict: Mapping[str, Tensor]) -> None:
+    shapes = {k: tuple(v.shape) for k, v in state_dict.items()}
+    mismatch = compare(config, shapes)
+    if mismatch.distance:
+        statistics = ("running_mean", "running_var")
+        if mismatch.missing and all(k.endswith(statistics) for k in mismatch.missing):
             raise CheckpointError(
-                f"{path}: {key} contains NaN or infinity", hint="the training diverged"
+                f"not a {name}: its normalisation keeps no running statistics, as group norm does",
+                hint="only batch normalisation folds into the convolutions before it",
             )
+        closest, distance = nearest(shapes)
+        raise CheckpointError(
+            f"not a {name}: {mismatch}; nearest is {closest}, {distance} names away",
+            hint="pass the right --arch, or convert the checkpoint to torchvision's names",
+        )

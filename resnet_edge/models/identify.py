@@ -1,160 +1,265 @@
-"""Find out from names, shapes and metadata which ResNet a state dict holds."""
+"""Find out from names and shapes which ResNet a state dict holds, and what is wrong with it."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.errors import CheckpointError, ConfigError
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.errors import CheckpointError
+from resnet_edge.models.config import ResNetConfig
 from resnet_edge.models.zoo import ARCHITECTURES, architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from resnet_edge.models.config import Shortcut
 
-    from torch import Tensor
+__all__ = ["Identified", "Mismatch", "compare", "describe", "identify", "nearest"]
 
-    from resnet_edge.models.resnet import ResNetConfig
-
-__all__ = ["identify", "image_spec_of", "labels_of"]
-
-_CONV_WEIGHT = re.compile(r"(^|\.)conv[123]\.weight$")
+Shapes = dict[str, tuple[int, ...]]
+_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.conv1\.weight$")
+_SHOWN = 10
 
 
-def identify(
-    path: Path,
-    state_dict: Mapping[str, Tensor],
-    metadata: Mapping[str, Any],
-    arch: str,
-    notes: list[str],
-) -> tuple[ResNetConfig, str]:
-    """Return the network's configuration and its name in the zoo, or a description.
+@dataclass(frozen=True)
+class Identified:
+    """A network, and what gave it away.
+
+    Attributes:
+        config: What the network is built from.
+        name: In the zoo, or a description where the zoo has none.
+        evidence: What was seen and what follows from it.
+        assumed: What names and shapes cannot tell.
+    """
+
+    config: ResNetConfig
+    name: str
+    evidence: tuple[str, ...]
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How a state dict differs from a network.
+
+    Attributes:
+        missing: Names that the network has and the state dict lacks.
+        unexpected: Names that the network does not have.
+        shapes: Names with another shape, described.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+    @property
+    def distance(self) -> int:
+        """Number of names that differ."""
+        return len(self.missing) + len(self.unexpected) + len(self.shapes)
+
+    def __str__(self) -> str:
+        groups = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("wrong shape", self.shapes),
+        )
+        parts, left = [], _SHOWN
+        for label, names in groups:
+            if names and left:
+                more = " …" if len(names) > left else ""
+                parts.append(f"{label} {', '.join(names[:left])}{more}")
+                left -= min(left, len(names))
+        return "; ".join(parts)
+
+
+def identify(shapes: Shapes) -> Identified:
+    """Return the network that names and shapes describe.
 
     Args:
-        path: Named in messages.
-        state_dict: Tensors under torchvision's names.
-        metadata: What our own checkpoints record.
-        arch: A name that overrides everything, or ``auto``.
-        notes: Gets what had to be assumed.
+        shapes: By our names; without ``fc.weight`` it is a feature extractor.
 
     Raises:
-        CheckpointError: It is not a complete ResNet.
+        CheckpointError: A part that every such network has is missing or makes no sense; the
+            message has no file name yet.
     """
-    for key in ("conv1.weight", "fc.weight"):
-        if key not in state_dict:
-            raise CheckpointError(f"{path} is not a complete ResNet: it has no {key}")
-    for key, tensor in state_dict.items():
-        wanted = 2 if key == "fc.weight" else 4 if _CONV_WEIGHT.search(key) else tensor.ndim
-        if tensor.ndim != wanted:
-            raise CheckpointError(f"{path}: {key} has the wrong number of dimensions")
-    classes = state_dict["fc.weight"].shape[0]
-    channels = state_dict["conv1.weight"].shape[1]
-    if arch != "auto":
-        return architecture(arch, num_classes=classes, in_channels=channels), arch
-    if "config" in metadata:
-        recorded = _recorded_config(path, metadata)
-        found, _ = _config_from_shapes(path, state_dict, [])
-        if (recorded.layers, recorded.widths, recorded.in_channels, recorded.num_classes) != (
-            found.layers,
-            found.widths,
-            found.in_channels,
-            found.num_classes,
-        ):
-            raise CheckpointError(f"{path}: the recorded network does not fit the weights")
-        return recorded, str(metadata.get("architecture", "resnet"))
-    return _config_from_shapes(path, state_dict, notes)
-
-
-def _recorded_config(path: Path, metadata: Mapping[str, Any]) -> ResNetConfig:
-    from resnet_edge.models.resnet import ResNetConfig
-
-    try:
-        return ResNetConfig.from_json(metadata["config"])
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise CheckpointError(f"{path} has malformed metadata: {error}") from error
-
-
-def _config_from_shapes(
-    path: Path, state_dict: Mapping[str, Tensor], notes: list[str]
-) -> tuple[ResNetConfig, str]:
-    from resnet_edge.models.resnet import ResNetConfig
-
-    blocks: dict[int, set[int]] = {}
-    for key in state_dict:
-        if match := re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", key):
-            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
-    if sorted(blocks) != list(range(1, len(blocks) + 1)) or any(
-        sorted(b) != list(range(len(b))) for b in blocks.values()
-    ):
-        raise CheckpointError(f"{path} is not a complete ResNet: stages or blocks are missing")
-    projections = sum(1 for k in state_dict if k.endswith("downsample.0.weight"))
-    layers = tuple(len(blocks[i]) for i in sorted(blocks))
-    shortcut = "A" if projections == 0 else "C" if projections == sum(layers) else "B"
-    if shortcut == "A":
-        notes.append(
-            "no projection weights: a residual network with option-A shortcuts is assumed; "
-            "pass --arch plainN for a plain network"
-        )
+    evidence: list[str] = []
+    layers = _layers(shapes)
+    count = "-".join(map(str, layers))
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    evidence.append(
+        f"layer1.0.conv3 → bottleneck blocks, {count}" if bottleneck else f"basic blocks, {count}"
+    )
+    stem, stem_widths, channels = _stem(shapes, evidence)
+    expansion = 4 if bottleneck else 1
+    last = "conv3" if bottleneck else "conv2"
+    widths = tuple(
+        _shape(shapes, f"layer{i + 1}.0.{last}.weight", 4)[0] // expansion
+        for i in range(len(layers))
+    )
+    if 0 in widths:
+        raise CheckpointError(f"layer1.0.{last}.weight has too few channels for a bottleneck")
+    groups, base_width = _groups(shapes, widths[0], evidence) if bottleneck else (1, 64)
+    shortcut, assumed = _shortcut(shapes, layers, evidence)
+    se_widths = _se_widths(shapes, len(layers), evidence)
     config = ResNetConfig(
-        block="bottleneck" if "layer1.0.conv3.weight" in state_dict else "basic",
+        block="bottleneck" if bottleneck else "basic",
         layers=layers,
-        widths=tuple(state_dict[f"layer{i}.0.conv1.weight"].shape[0] for i in sorted(blocks)),
-        stem="imagenet" if state_dict["conv1.weight"].shape[-1] == 7 else "small",
-        shortcut=cast("Any", shortcut),
-        in_channels=state_dict["conv1.weight"].shape[1],
-        num_classes=state_dict["fc.weight"].shape[0],
+        widths=widths,
+        stem=stem,
+        shortcut=shortcut,
+        in_channels=channels,
+        num_classes=_shape(shapes, "fc.weight", 2)[0] if "fc.weight" in shapes else 0,
+        groups=groups,
+        base_width=base_width,
+        stem_widths=() if stem_widths == widths[:1] else stem_widths,
+        se_widths=se_widths,
     )
-    for name in ARCHITECTURES:
-        if config == architecture(
-            name, num_classes=config.num_classes, in_channels=config.in_channels
-        ):
-            return config, name
-    return config, f"resnet({config.block}, {'-'.join(map(str, layers))})"
+    return Identified(config, name_of(config), tuple(evidence), assumed)
 
 
-def image_spec_of(metadata: Mapping[str, Any], config: ResNetConfig, notes: list[str]) -> ImageSpec:
-    """Return the recorded preprocessing, or a default that is noted."""
-    if "image_spec" in metadata:
-        spec = ImageSpec.from_json(metadata["image_spec"])
-        if spec.channels != config.in_channels:
-            raise ConfigError(
-                f"the recorded preprocessing gives {spec.channels} channels, the network takes "
-                f"{config.in_channels}"
+def name_of(config: ResNetConfig) -> str:
+    """Return the zoo's name of a configuration, or a description."""
+    return next(
+        (
+            name
+            for name in ARCHITECTURES
+            if config
+            == replace(
+                architecture(name, num_classes=config.num_classes, in_channels=config.in_channels),
+                stride_in_1x1=config.stride_in_1x1,
             )
-        return spec
-    if config.in_channels == 1:
-        default, name = FASHION_MNIST, "28x28 gray, the Fashion-MNIST"
-    elif config.stem == "small":
-        default = ImageSpec(
-            resize=32, crop=(32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-        )
-        name = "32x32, the CIFAR-10"
-    else:
-        default, name = IMAGENET, "resize 256, crop 224, the ImageNet"
-    if config.in_channels != default.channels:
-        raise ConfigError(
-            f"no default preprocessing for a network with {config.in_channels} input channels",
-            hint="pass --resize --crop --mean --std --color",
-        )
-    notes.append(
-        f"no preprocessing recorded: {name} default is assumed; "
-        "pass --resize --crop --mean --std --color if it was trained otherwise"
+        ),
+        f"{describe(config)[0]}({config.block}, {'-'.join(map(str, config.layers))})",
     )
-    return default
 
 
-def labels_of(
-    path: Path, metadata: Mapping[str, Any], config: ResNetConfig
-) -> tuple[str, ...] | None:
-    """Return the recorded class names, or None.
+def describe(config: ResNetConfig) -> tuple[str, int]:
+    """Return family and depth; the depth counts weighted layers on the main path."""
+    wide = config.base_width > 64 and config.groups == 1
+    family = "resnext" if config.groups > 1 else "wide_resnet" if wide else "resnet"
+    if not config.residual:
+        family = "plain"
+    if config.se_widths:
+        family = f"se{family}"
+    if config.stem == "deep" or config.shortcut == "D":
+        family = f"{family}-d"
+    per_block = 3 if config.block == "bottleneck" else 2
+    return family, per_block * sum(config.layers) + 2
 
-    Raises:
-        CheckpointError: Their number is not the number of classes.
-    """
-    labels = metadata.get("labels")
-    if labels is None:
-        return None
-    if not isinstance(labels, list) or len(labels) != config.num_classes:
-        raise CheckpointError(f"{path} names {labels!r:.60} for {config.num_classes} classes")
-    return tuple(str(label) for label in labels)
+
+def compare(config: ResNetConfig, shapes: Shapes) -> Mismatch:
+    """Return how names and shapes differ from those of a network."""
+    wanted = _shapes_of(config)
+    counters = "num_batches_tracked"  # written by some versions of PyTorch only
+    return Mismatch(
+        missing=tuple(k for k in wanted if k not in shapes and not k.endswith(counters)),
+        unexpected=tuple(k for k in shapes if k not in wanted),
+        shapes=tuple(
+            f"{k}: {shapes[k]} instead of {shape}"
+            for k, shape in wanted.items()
+            if k in shapes and shapes[k] != shape
+        ),
+    )
+
+
+def nearest(shapes: Shapes) -> tuple[str, int]:
+    """Return the named architecture that differs in the fewest names, and in how many."""
+    classes = shapes.get("fc.weight", (1000,))[:1] or (1000,)
+    stem = shapes.get("conv1.weight") or shapes.get("conv1.0.weight") or ()
+    channels = stem[1] if len(stem) == 4 else 3
+    distances = {
+        name: compare(
+            architecture(name, num_classes=max(1, classes[0]), in_channels=max(1, channels)), shapes
+        ).distance
+        for name in ARCHITECTURES
+    }
+    return min(distances.items(), key=lambda item: item[1])
+
+
+def _shapes_of(config: ResNetConfig) -> Shapes:
+    from resnet_edge.models.resnet import without_weights
+
+    return {k: tuple(v.shape) for k, v in without_weights(config).state_dict().items()}
+
+
+def _shape(shapes: Shapes, key: str, dimensions: int) -> tuple[int, ...]:
+    if key not in shapes:
+        raise CheckpointError(f"it has no {key}")
+    if len(shapes[key]) != dimensions or 0 in shapes[key]:
+        raise CheckpointError(f"{key} has shape {shapes[key]}: the wrong number of dimensions")
+    return shapes[key]
+
+
+def _layers(shapes: Shapes) -> tuple[int, ...]:
+    blocks: dict[int, set[int]] = {}
+    for key in shapes:
+        if match := _BLOCK.match(key):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    complete = sorted(blocks) == list(range(1, len(blocks) + 1))
+    if not blocks or not complete or any(sorted(b) != list(range(len(b))) for b in blocks.values()):
+        raise CheckpointError("stages or blocks are missing")
+    return tuple(len(blocks[i]) for i in sorted(blocks))
+
+
+def _stem(
+    shapes: Shapes, evidence: list[str]
+) -> tuple[Literal["imagenet", "deep", "small"], tuple[int, ...], int]:
+    if "conv1.0.weight" in shapes:
+        found = [_shape(shapes, f"conv1.{i}.weight", 4) for i in (0, 3, 6)]
+        evidence.append("conv1.0, conv1.3, conv1.6 → deep stem of three 3x3 convolutions")
+        return "deep", tuple(s[0] for s in found), found[0][1]
+    shape = _shape(shapes, "conv1.weight", 4)
+    kernel = shape[2:]
+    if kernel == (7, 7):
+        evidence.append("7x7 first convolution → ImageNet stem, stride 2 and max-pool")
+        return "imagenet", shape[:1], shape[1]
+    if kernel == (3, 3):
+        evidence.append("3x3 first convolution → small-image stem, stride 1, no max-pool")
+        return "small", shape[:1], shape[1]
+    raise CheckpointError(f"conv1.weight is {kernel[0]}x{kernel[1]}; a ResNet starts 7x7 or 3x3")
+
+
+def _groups(shapes: Shapes, width: int, evidence: list[str]) -> tuple[int, int]:
+    inner, per_group = _shape(shapes, "layer1.0.conv2.weight", 4)[:2]
+    groups = max(1, inner // per_group)
+    if groups > 1:
+        evidence.append(f"layer1.0.conv2 sees {per_group} of {inner} channels → {groups} groups")
+    elif inner != width:
+        evidence.append(f"layer1.0.conv2 has {inner} channels instead of {width} → wide")
+    return groups, max(1, round(inner * 64 / (groups * width)))
+
+
+def _shortcut(
+    shapes: Shapes, layers: tuple[int, ...], evidence: list[str]
+) -> tuple[Shortcut, tuple[str, ...]]:
+    if any(len(s) == 4 for k, s in shapes.items() if k.endswith(".downsample.1.weight")):
+        evidence.append("downsample.1 is a convolution → average pool before the projection (D)")
+        return "D", ()
+    projected = {k for k in shapes if k.endswith(".downsample.0.weight")}
+    if not projected:
+        evidence.append("no projections → parameter-free shortcuts (A)")
+        return "A", (
+            "no projection weights: a residual network with option-A shortcuts is assumed; "
+            "pass --arch plainN for a plain network",
+        )
+    if any(k.split(".")[1] != "0" for k in projected):
+        evidence.append("projections inside stages → a projection on every skip (C)")
+        return "C", ()
+    # A first stage of unchanged width is projected under option C alone.
+    unchanged = shapes.get("layer1.0.conv1.weight", (0, 0))[1] == _last_width(shapes)
+    if "layer1.0.downsample.0.weight" in projected and unchanged:
+        evidence.append("a projection where the shape does not change → every skip has one (C)")
+        return "C", ()
+    evidence.append(f"{len(projected)} projections → where the shape changes (B)")
+    return "B", ()
+
+
+def _last_width(shapes: Shapes) -> int:
+    last = "conv3" if "layer1.0.conv3.weight" in shapes else "conv2"
+    return _shape(shapes, f"layer1.0.{last}.weight", 4)[0]
+
+
+def _se_widths(shapes: Shapes, stages: int, evidence: list[str]) -> tuple[int, ...]:
+    if "layer1.0.se.fc1.weight" not in shapes:
+        return ()
+    evidence.append("se.fc1 and se.fc2 → squeeze-and-excitation")
+    return tuple(_shape(shapes, f"layer{i + 1}.0.se.fc1.weight", 4)[0] for i in range(stages))

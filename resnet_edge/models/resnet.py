@@ -1,82 +1,37 @@
-"""The residual network of He et al. 2015 (arXiv 1512.03385) and its plain twin.
+"""The residual network of He et al. 2015 (arXiv 1512.03385), its plain twin and its descendants.
 
-Parameter names are torchvision's, so that its state dicts load without renaming.
+ResNeXt (arXiv 1611.05431), Wide ResNet (1605.07146), ResNet-D (1812.01187) and SE-ResNet
+(1709.01507) are settings of the same blocks. Parameter names are torchvision's and timm's, so that
+their state dicts load without renaming.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from resnet_edge.models.config import ResNetConfig, Shortcut
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNetConfig", "count_macs"]
-
-Shortcut = Literal["A", "B", "C"]
-
-
-@dataclass(frozen=True)
-class ResNetConfig:
-    """Everything that fixes a network's shape.
-
-    Attributes:
-        block: ``basic`` (3x3, 3x3) or ``bottleneck`` (1x1, 3x3, 1x1 with expansion 4).
-        layers: Blocks per stage.
-        widths: Channels of each stage before expansion.
-        stem: ``imagenet`` (7x7/2 and max-pool/2) or ``small`` (3x3/1).
-        shortcut: Where a skip changes shape: ``A`` subsample and zero-pad channels, ``B`` a 1x1
-            projection, ``C`` a projection on every skip (section 3.3 of the paper).
-        residual: False gives the plain twin, the same convolutions without skips.
-        stride_in_1x1: Where a bottleneck halves the resolution: its first 1x1 (v1, the paper)
-            or its 3x3 (v1.5, torchvision and the default).
-        in_channels: Channels of the input image.
-        num_classes: Size of the classifier.
-    """
-
-    block: Literal["basic", "bottleneck"]
-    layers: tuple[int, ...]
-    widths: tuple[int, ...]
-    stem: Literal["imagenet", "small"]
-    shortcut: Shortcut = "B"
-    residual: bool = True
-    stride_in_1x1: bool = False
-    in_channels: int = 3
-    num_classes: int = 1000
-
-    @classmethod
-    def from_json(cls, value: Any) -> ResNetConfig:
-        """Read what ``dataclasses.asdict`` and a trip through JSON made of a configuration.
-
-        Raises:
-            ValueError: It is not an object with exactly these keys.
-            TypeError: ``layers`` or ``widths`` are not lists of numbers.
-        """
-        if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
-            raise ValueError("not an object with the keys of a ResNetConfig")
-        lists = {key: tuple(int(n) for n in value[key]) for key in ("layers", "widths")}
-        config = cls(**{**value, **lists})
-        sizes = (*config.layers, *config.widths, config.in_channels, config.num_classes)
-        if (
-            config.block not in ("basic", "bottleneck")
-            or config.stem not in ("imagenet", "small")
-            or config.shortcut not in ("A", "B", "C")
-            or not isinstance(config.residual, bool)
-            or not isinstance(config.stride_in_1x1, bool)
-            or not all(isinstance(n, int) and n > 0 for n in sizes)
-            or len(config.layers) != len(config.widths)
-        ):
-            raise ValueError(f"{config} is not a network")
-        return config
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "ResNet",
+    "ResNetConfig",
+    "SqueezeExcitation",
+    "count_macs",
+    "without_weights",
+]
 
 
-def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(c_in: int, c_out: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Return a 3x3 convolution with padding 1 and no bias (batch norm follows)."""
-    return nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+    return nn.Conv2d(c_in, c_out, 3, stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
@@ -109,7 +64,28 @@ def make_shortcut(option: Shortcut, c_in: int, c_out: int, stride: int) -> nn.Mo
         return None
     if option == "A":
         return ZeroPadShortcut(c_in, c_out, stride)
+    if option == "D":
+        pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+        return nn.Sequential(
+            pool if stride == 2 else nn.Identity(), conv1x1(c_in, c_out), nn.BatchNorm2d(c_out)
+        )
     return nn.Sequential(conv1x1(c_in, c_out, stride), nn.BatchNorm2d(c_out))
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale every channel by a gate in 0–1 that is computed from all channels' averages."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape N x channels x H x W."""
+        gate = self.fc2(self.relu(self.fc1(self.avgpool(x))))
+        return x * torch.sigmoid(gate)
 
 
 class BasicBlock(nn.Module):
@@ -117,12 +93,15 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, c_in: int, width: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(
+        self, c_in: int, width: int, stride: int, config: ResNetConfig, squeezed: int = 0
+    ) -> None:
         super().__init__()
         self.conv1 = conv3x3(c_in, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width)
         self.bn2 = nn.BatchNorm2d(width)
+        self.se = SqueezeExcitation(width, squeezed) if squeezed else None
         self.relu = nn.ReLU(inplace=True)
         self.residual = config.residual
         self.downsample = (
@@ -133,6 +112,8 @@ class BasicBlock(nn.Module):
         """Map N x c_in x H x W to N x width x H/stride x W/stride."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
+        if self.se is not None:
+            out = self.se(out)
         if self.residual:
             out = out + (x if self.downsample is None else self.downsample(x))
         return cast("Tensor", self.relu(out))
@@ -143,16 +124,20 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, c_in: int, width: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(
+        self, c_in: int, width: int, stride: int, config: ResNetConfig, squeezed: int = 0
+    ) -> None:
         super().__init__()
         c_out = width * self.expansion
+        inner = width * config.base_width // 64 * config.groups
         first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
-        self.conv1 = conv1x1(c_in, width, first)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, second)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, c_out)
+        self.conv1 = conv1x1(c_in, inner, first)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, inner, second, config.groups)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv1x1(inner, c_out)
         self.bn3 = nn.BatchNorm2d(c_out)
+        self.se = SqueezeExcitation(c_out, squeezed) if squeezed else None
         self.relu = nn.ReLU(inplace=True)
         self.residual = config.residual
         self.downsample = (
@@ -164,9 +149,27 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
+        if self.se is not None:
+            out = self.se(out)
         if self.residual:
             out = out + (x if self.downsample is None else self.downsample(x))
         return cast("Tensor", self.relu(out))
+
+
+def make_stem(config: ResNetConfig) -> tuple[nn.Module, int]:
+    """Return what stands before the first batch norm, and its output channels."""
+    widths = config.stem_widths or (config.widths[0],)
+    if config.stem == "imagenet":
+        return nn.Conv2d(config.in_channels, widths[0], 7, 2, padding=3, bias=False), widths[0]
+    if config.stem == "small":
+        return conv3x3(config.in_channels, widths[0]), widths[0]
+    first, second, third = widths
+    layers = (
+        conv3x3(config.in_channels, first, 2), nn.BatchNorm2d(first), nn.ReLU(inplace=True),
+        conv3x3(first, second), nn.BatchNorm2d(second), nn.ReLU(inplace=True),
+        conv3x3(second, third),
+    )  # fmt: skip
+    return nn.Sequential(*layers), third
 
 
 class ResNet(nn.Module):
@@ -179,26 +182,23 @@ class ResNet(nn.Module):
         super().__init__()
         self.config = config
         block = BasicBlock if config.block == "basic" else Bottleneck
-        stem_width = config.widths[0]
-        if config.stem == "imagenet":
-            self.conv1 = nn.Conv2d(config.in_channels, stem_width, 7, 2, padding=3, bias=False)
-            self.maxpool: nn.Module = nn.MaxPool2d(3, 2, padding=1)
-        else:
-            self.conv1 = conv3x3(config.in_channels, stem_width)
-            self.maxpool = nn.Identity()
-        self.bn1 = nn.BatchNorm2d(stem_width)
+        self.conv1, c_in = make_stem(config)
+        self.maxpool: nn.Module = (
+            nn.Identity() if config.stem == "small" else nn.MaxPool2d(3, 2, padding=1)
+        )
+        self.bn1 = nn.BatchNorm2d(c_in)
         self.relu = nn.ReLU(inplace=True)
-        c_in = stem_width
         self.stage_names = tuple(f"layer{i + 1}" for i in range(len(config.layers)))
         for i, (name, count) in enumerate(zip(self.stage_names, config.layers, strict=True)):
+            squeezed = config.se_widths[i] if config.se_widths else 0
             blocks = []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(block(c_in, config.widths[i], stride, config))
+                blocks.append(block(c_in, config.widths[i], stride, config, squeezed))
                 c_in = config.widths[i] * block.expansion
             self.add_module(name, nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(c_in, config.num_classes)
+        self.fc = nn.Linear(c_in, config.num_classes) if config.num_classes else nn.Identity()
         self._initialise()
 
     def _initialise(self) -> None:
@@ -210,11 +210,17 @@ class ResNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images N x in_channels x H x W to logits N x num_classes."""
+        """Map images N x in_channels x H x W to N x config.outputs: logits, or features."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
         return cast("Tensor", self.fc(torch.flatten(self.avgpool(x), 1)))
+
+
+def without_weights(config: ResNetConfig) -> ResNet:
+    """Build a network on the meta device: names, shapes and layers, but no memory."""
+    with torch.device("meta"):
+        return ResNet(config)
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ExportError, GraphError
 from resnet_edge.graph import opset_of, set_opset
-from resnet_edge.normalize.layers import count_parameters, dense_to_gemm, fold_affine
+from resnet_edge.normalize.layers import (
+    count_parameters,
+    dense_to_gemm,
+    fold_affine,
+    give_own_weights,
+)
 from resnet_edge.normalize.layout import sink_transposes, take_nchw
 from resnet_edge.normalize.passes import (
     drop_no_ops,
@@ -71,7 +76,8 @@ def normalize(
 
     That is: ``input`` to ``logits``, opset 17 where its operators exist there, constants as
     initializers, batch norms inside the convolutions, fully connected layers as Gemm with the
-    output channels first, means over the image as GlobalAveragePool.
+    output channels first, no weights that layers share, means over the image as
+    GlobalAveragePool.
 
     Args:
         model: The classifier, with one input; initializers are no inputs.
@@ -109,6 +115,7 @@ def normalize(
     fold_affine(copy)
     flatten_output(copy)
     macs = count_macs(copy)
+    give_own_weights(copy)
     blocked = free_batch(copy) if free else None
     drop_exporter_metadata(copy)
     tidy_names(copy)

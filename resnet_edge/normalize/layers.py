@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.graph import GraphIndex, attribute, prune
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-__all__ = ["count_parameters", "dense_to_gemm", "fold_affine"]
+__all__ = ["count_parameters", "dense_to_gemm", "fold_affine", "give_own_weights"]
 
 
 def count_parameters(model: ModelProto) -> int:
@@ -144,6 +145,25 @@ def _affine(
     if node.op_type == "Mul":
         return value, zero
     return (1 / value, zero) if first and value.all() else None
+
+
+def give_own_weights(model: ModelProto) -> None:
+    """Copy weights and biases that several nodes share, as quantization gives each its own scales.
+
+    Afterwards: nothing else reads an initializer that a Conv or Gemm has as its weight or bias.
+    """
+    index = GraphIndex(model.graph)
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses.update(index.outputs)
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm"):
+            continue
+        for position, part in enumerate(("weight", "bias"), start=1):
+            name = node.input[position] if position < len(node.input) else ""
+            value = index.constant(name)
+            if value is not None and uses[name] > 1:
+                node.input[position] = store(model, f"{node.name or node.output[0]}.{part}", value)
+                uses[name] -= 1
 
 
 def _per_channel(value: NDArray[Any], rank: int, channels: int) -> NDArray[np.float64] | None:

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, attribute, prune
+from resnet_edge.graph import GraphIndex, attribute, infer_shapes, prune
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,15 +68,12 @@ def state_output(model: ModelProto) -> tuple[int, ...]:
 
 def tensor_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor where it is known to the last extent."""
-    from onnx import shape_inference
-
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {i.name: tuple(int(d) for d in i.dims) for i in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            shapes[value.name] = tuple(int(d.dim_value) for d in tensor.shape.dim)
-    return shapes
+    known = {}
+    for name, shape in infer_shapes(model).items():
+        fixed = tuple(extent for extent in shape if extent is not None)
+        if len(fixed) == len(shape):
+            known[name] = fixed
+    return known
 
 
 def store(model: ModelProto, name: str, value: NDArray[Any]) -> str:

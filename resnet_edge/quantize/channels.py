@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute
+from resnet_edge.graph import GraphIndex, attribute, infer_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
 __all__ = ["ChannelMap", "Layer", "map_channels"]
+
+_Shapes = dict[str, tuple[int | None, ...]]
 
 # Commute with a positive factor per channel and keep the channels.
 _KEEP = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity")
@@ -154,13 +156,7 @@ class ChannelMap:
 
 def map_channels(model: ModelProto) -> ChannelMap:
     """Follow the channels through a graph; whatever is not understood may not be scaled."""
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
+    shapes = infer_shapes(model)
     index, channels = GraphIndex(model.graph), ChannelMap()
     for tensor in model.graph.input:
         _add_frozen(channels, tensor.name, shapes)
@@ -171,9 +167,7 @@ def map_channels(model: ModelProto) -> ChannelMap:
     return channels
 
 
-def _follow(
-    node: NodeProto, index: GraphIndex, channels: ChannelMap, shapes: dict[str, list[int]]
-) -> None:
+def _follow(node: NodeProto, index: GraphIndex, channels: ChannelMap, shapes: _Shapes) -> None:
     source, output = node.input[0], node.output[0]
     known = source in channels.ids
     if node.op_type in ("Conv", "Gemm") and known and _add_layer(node, index, channels):
@@ -203,9 +197,9 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts)
 
 
-def _add_frozen(channels: ChannelMap, tensor: str, shapes: dict[str, list[int]]) -> None:
-    shape = shapes.get(tensor, [])
-    if len(shape) > 1 and shape[1] > 0:
+def _add_frozen(channels: ChannelMap, tensor: str, shapes: _Shapes) -> None:
+    shape = shapes.get(tensor, ())
+    if len(shape) > 1 and shape[1]:
         channels.ids[tensor] = channels.fresh(shape[1], free=False)
 
 
@@ -250,7 +244,7 @@ def _channel_padding(node: NodeProto, index: GraphIndex) -> tuple[int, int] | No
     return int(pads[1]), int(pads[5])
 
 
-def _is_flat(node: NodeProto, shapes: dict[str, list[int]]) -> bool:
+def _is_flat(node: NodeProto, shapes: _Shapes) -> bool:
     """Whether the node only drops spatial extents of 1."""
-    before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
-    return len(before) == 4 and before[2:] == [1, 1] and len(after) == 2 and before[1] == after[1]
+    before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+    return len(before) == 4 and before[2:] == (1, 1) and len(after) == 2 and before[1] == after[1]

@@ -77,7 +77,12 @@ def _log_factors(channels: ChannelMap, maxima: Mapping[str, NDArray[Any]]) -> ND
     import numpy as np
 
     activation = _mean_log(
-        channels, [(channels.ids[t], values) for t, values in maxima.items() if t in channels.ids]
+        channels,
+        [
+            (channels.ids[t], values)
+            for t, values in maxima.items()
+            if len(channels.ids.get(t, ())) == len(values)  # else its rows are not the images
+        ],
     )
     weight = _mean_log(
         channels, [(reader.ids, channels.column_level(reader)) for reader in channels.readers]

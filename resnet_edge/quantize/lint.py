@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from resnet_edge.quantize.lint_rules import FLAVOURS, RULES, Flavour, Severity
+from resnet_edge.quantize.lint_layers import LAYER_RULES
+from resnet_edge.quantize.lint_pairs import PAIR_RULES
+from resnet_edge.quantize.lint_rule import FLAVOURS, Flavour, Severity
 from resnet_edge.quantize.qdq_view import DQ, Q, QdqView
 
 if TYPE_CHECKING:
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-__all__ = ["FLAVOURS", "Finding", "Flavour", "Severity", "lint", "select"]
+__all__ = ["FLAVOURS", "RULES", "Finding", "Flavour", "Severity", "lint", "select"]
+
+RULES = (*PAIR_RULES, *LAYER_RULES)
 
 
 @dataclass(frozen=True)

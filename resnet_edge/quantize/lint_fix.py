@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.graph import prune, set_opset
-from resnet_edge.quantize.lint import FLAVOURS, Finding, Flavour, lint, select
-from resnet_edge.quantize.lint_rules import RULES
+from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
 from resnet_edge.quantize.qdq import quantize_weight, weight_scales
 from resnet_edge.quantize.qdq_view import Q, QdqView
 

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, NodeProto
 
-__all__ = ["COMMUTING", "WEIGHTED", "Placement", "commutes", "origin_of", "place"]
+__all__ = [
+    "COMMUTING",
+    "WEIGHTED",
+    "Placement",
+    "commutes",
+    "origin_of",
+    "place",
+    "reader_behind",
+]
 
 WEIGHTED = ("Conv", "Gemm")
 COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Identity", "Squeeze")
@@ -109,9 +117,7 @@ def _stays_float(
         producer = index.producer.get(main)
         return producer is not None and producer.op_type == "Conv" and main not in weighted
     if node.op_type == "GlobalAveragePool":
-        reader = index.only_consumer(node.output[0])
-        while reader is not None and commutes(reader):
-            reader = index.only_consumer(reader.output[0])
+        reader = reader_behind(node.output[0], index)
         return (
             reader is not None and reader.op_type in WEIGHTED and reader.output[0] not in weighted
         )
@@ -125,6 +131,14 @@ def origin_of(tensor: str, index: GraphIndex) -> str:
         tensor = node.input[0]
         node = index.producer.get(tensor)
     return tensor
+
+
+def reader_behind(tensor: str, index: GraphIndex) -> NodeProto | None:
+    """Walk down through operators that commute with quantization to the only reader, if any."""
+    reader = index.only_consumer(tensor)
+    while reader is not None and commutes(reader):
+        reader = index.only_consumer(reader.output[0])
+    return reader
 
 
 def commutes(node: NodeProto) -> bool:

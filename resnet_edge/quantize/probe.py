@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.batches import portions
 from resnet_edge.quantize.placement import origin_of
-from resnet_edge.quantize.qdq import quantize_weight, weight_scales
+from resnet_edge.quantize.qdq import round_weight, weight_scales
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -117,9 +118,7 @@ def _quantized_copy(
     index, prefix = GraphIndex(model.graph), f"{layer.name}/probe"
     weight = index.constant(layer.input[1])
     assert weight is not None  # placement only lists constant weights
-    scales = weight_scales(weight)
-    shaped = scales.reshape(-1, *([1] * (weight.ndim - 1)))
-    rounded = (quantize_weight(weight, scales) * shaped).astype(np.float32)
+    rounded = round_weight(weight, weight_scales(weight))
     scale = np.float32(table.tensors[origin_of(layer.input[0], index)].amax / _QMAX)
     arrays = {
         "weight": rounded,
@@ -172,4 +171,5 @@ def _run(
         probed.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     with OnnxRuntimeSession(probed) as session:
         for array in inputs:
-            yield len(array), session.run({session.inputs[0].name: array})
+            for part, _ in portions(array, session.batch):
+                yield len(part), session.run({session.inputs[0].name: part})

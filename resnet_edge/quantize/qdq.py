@@ -8,7 +8,7 @@ to run integer kernels from end to end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph import GraphIndex, attribute, insert_sorted, opset_of, prune, set_opset
@@ -23,16 +23,26 @@ if TYPE_CHECKING:
     from resnet_edge.calibrate.table import RangesTable, TensorRange
     from resnet_edge.quantize.placement import Placement
 
-__all__ = ["engine_graph", "quantize_weight", "twin_graph", "weight_scales"]
+__all__ = [
+    "Weights",
+    "engine_graph",
+    "quantize_weight",
+    "round_weight",
+    "twin_graph",
+    "weight_scales",
+]
+
+Weights = Literal["float", "int8", "rounded"]
 
 _QMAX = 127
+_REDUCED = 64  # of 127: 2 x 255 x 64 fits int16
 _UMAX = 255
 _ZERO = 128  # zero-point of a signed tensor stored as uint8
 _FP16_SCALES_SINCE = 19
 
 
-def weight_scales(weight: NDArray[Any]) -> NDArray[Any]:
-    """Return one scale per output channel (axis 0): ``max|w| / 127``.
+def weight_scales(weight: NDArray[Any], qmax: int = _QMAX) -> NDArray[Any]:
+    """Return one scale per output channel (axis 0): ``max|w| / qmax``.
 
     Computed in the weight's own type and rounded up there, so that nothing is clipped when the
     scale is a float16. A channel of zeros gets scale 1.
@@ -40,7 +50,7 @@ def weight_scales(weight: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     amax = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-    exact = np.where(amax > 0, amax / _QMAX, 1.0)
+    exact = np.where(amax > 0, amax / qmax, 1.0)
     scale = exact.astype(weight.dtype)
     if weight.dtype == np.float16:
         scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
@@ -56,8 +66,16 @@ def quantize_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[np.in
     return np.clip(np.rint(weight / shaped), -_QMAX, _QMAX).astype(np.int8)
 
 
+def round_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[Any]:
+    """Return the weight as its integers dequantize, in its own type."""
+    import numpy as np
+
+    shaped = scales.reshape(-1, *([1] * (weight.ndim - 1)))
+    return np.asarray(quantize_weight(weight, scales) * shaped, weight.dtype)
+
+
 def engine_graph(
-    model: ModelProto, placement: Placement, table: RangesTable, *, int8_weights: bool
+    model: ModelProto, placement: Placement, table: RangesTable, *, weights: Weights
 ) -> ModelProto:
     """Return the TensorRT graph: symmetric int8 Q/DQ with zero-points of 0, biases float.
 
@@ -65,8 +83,10 @@ def engine_graph(
         model: Float graph, FP32 or FP16; the scales take its type (opset 19 for FP16 scales).
         placement: Where the pairs go.
         table: Ranges of the placement's engine points.
-        int8_weights: Store weights as int8 with a DQ only (RTX and strongly typed TensorRT);
-            otherwise keep float weights with Q and DQ (every version).
+        weights: ``float`` keeps float weights with Q and DQ (every TensorRT); ``int8`` stores
+            integers with a DQ only (RTX and strongly typed TensorRT); ``rounded`` stores what
+            either dequantizes to, without nodes: not for TensorRT, but to be run here, where the
+            conversions would be repeated in every call.
     """
     import numpy as np
 
@@ -84,20 +104,26 @@ def engine_graph(
         name, weight = node.input[1], writer.constant(node.input[1])
         scales = weight_scales(weight)
         pair = _Pair(scales, np.zeros(len(scales), np.int8), axis=0)
-        if int8_weights:
+        if weights == "float":
+            writer.rewire(node, name, writer.pair(name, pair))
+        elif weights == "int8":
             writer.rewire(
                 node, name, writer.dequantize(name, quantize_weight(weight, scales), pair)
             )
         else:
-            writer.rewire(node, name, writer.pair(name, pair))
+            writer.rewire(node, name, writer.add(f"{name}_rounded", round_weight(weight, scales)))
     return writer.finish()
 
 
-def twin_graph(model: ModelProto, placement: Placement, table: RangesTable) -> ModelProto:
+def twin_graph(
+    model: ModelProto, placement: Placement, table: RangesTable, *, reduce_range: bool = False
+) -> ModelProto:
     """Return the CPU twin: uint8 activations, int8 weights, int32 biases, Q/DQ everywhere.
 
     A tensor that is never negative gets zero-point 0 and scale ``amax / 255``, which lets ONNX
     Runtime absorb the ReLU in front of it; a signed one gets zero-point 128 and ``amax / 127``.
+    With ``reduce_range`` weights stay within 64 steps, so that the sum of two products fits the
+    16 bits that an x86 without VNNI adds them in.
     """
     writer = _Writer(model)
     pairs: dict[str, _Pair] = {t: _twin_pair(table, t) for t in placement.twin_points}
@@ -111,7 +137,7 @@ def twin_graph(model: ModelProto, placement: Placement, table: RangesTable) -> M
             writer.rewire(node, tensor, dequantized)
     for node in writer.weighted(placement):
         source = node.input[0].removesuffix(_DQ)
-        writer.quantize_layer(node, pairs[source].scale)
+        writer.quantize_layer(node, pairs[source].scale, _REDUCED if reduce_range else _QMAX)
     return writer.finish()
 
 
@@ -133,7 +159,8 @@ def _range(table: RangesTable, tensor: str) -> TensorRange:
     if found is None:
         raise GraphError(
             f"the ranges table has no range for {tensor}",
-            hint="calibrate this very model: the table belongs to another one",
+            hint="the ranges belong to another model, or were taken over from a tool that has none "
+            "for this tensor: calibrate on images, or leave the layers that read it in float",
         )
     return found
 
@@ -225,12 +252,12 @@ class _Writer:
         stored = self.add(f"{tensor}_quantized", values)
         return self._dequantize(tensor, stored, self._parameters(tensor, pair), pair)
 
-    def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any]) -> None:
+    def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any], qmax: int) -> None:
         """Store a layer's weights as int8 and its bias as int32 of scale input x weight."""
         import numpy as np
 
         name, weight = node.input[1], self.constant(node.input[1])
-        scales = weight_scales(weight)
+        scales = weight_scales(weight, qmax)
         bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None:
             scales = _scales_for_bias(weight, scales, bias, float(input_scale))

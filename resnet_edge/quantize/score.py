@@ -34,7 +34,7 @@ class Inputs:
 
     @classmethod
     def read(
-        cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 16
+        cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 4
     ) -> Inputs:
         """Decode the given images."""
         from resnet_edge.batches import ImageBatches
@@ -47,6 +47,12 @@ class Inputs:
         for batch in self.pixels:
             yield self.spec.to_input(batch)
 
+    def first(self, count: int) -> Inputs:
+        """Return the batches that hold the first ``count`` images, rounded up to whole batches."""
+        batches = -(-count // len(self.pixels[0]))
+        kept = sum(len(batch) for batch in self.pixels[:batches])
+        return Inputs(self.pixels[:batches], self.spec, self.indices[:kept])
+
 
 def run_graph(
     model: ModelProto, inputs: Iterable[NDArray[Any]], *, exact: bool
@@ -57,8 +63,7 @@ def run_graph(
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
     with OnnxRuntimeSession(model, exact=exact) as session:
-        name = session.inputs[0].name
-        rows = [next(iter(session.run({name: array}).values())) for array in inputs]
+        rows = [next(iter(session.run_rows(array).values())) for array in inputs]
     return np.concatenate(rows)
 
 
@@ -81,10 +86,12 @@ class GraphScore:
     Attributes:
         agreement: Images with the same class, in percent.
         kl: Mean KL divergence of the softmax, in nats.
+        top1: Images with the right class, in percent; None without labels.
     """
 
     agreement: float
     kl: float
+    top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,21 +101,41 @@ class HeldOut:
     Attributes:
         inputs: The images.
         logits: The float model's logits.
+        labels: Class indices; None without.
     """
 
     inputs: Inputs
     logits: NDArray[np.float32]
+    labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
 
     @classmethod
     def of(
-        cls, model: ModelProto, source: ImageSource, spec: ImageSpec, indices: Sequence[int]
+        cls,
+        model: ModelProto,
+        source: ImageSource,
+        spec: ImageSpec,
+        indices: Sequence[int],
+        labels: NDArray[np.int64] | None = None,
     ) -> HeldOut:
-        """Run the float model on held-out images."""
+        """Run the float model on held-out images; ``labels`` are those of the whole source."""
         inputs = Inputs.read(source, spec, indices)
-        return cls(inputs, run_graph(model, inputs, exact=False))
+        known = None if labels is None else labels[list(inputs.indices)]
+        return cls(inputs, run_graph(model, inputs, exact=False), known)
+
+    def first(self, count: int) -> HeldOut:
+        """Return the first ``count`` images, rounded up to whole batches."""
+        inputs = self.inputs.first(count)
+        n = len(inputs.indices)
+        return HeldOut(inputs, self.logits[:n], None if self.labels is None else self.labels[:n])
 
     def score(self, graph: ModelProto) -> GraphScore:
         """Run a quantized graph, exactly as written, and compare."""
         logits = run_graph(graph, self.inputs, exact=True)
         same = float((logits.argmax(1) == self.logits.argmax(1)).mean())
-        return GraphScore(100 * same, mean_kl(self.logits, logits))
+        right = None if self.labels is None else float((logits.argmax(1) == self.labels).mean())
+        return GraphScore(
+            100 * same, mean_kl(self.logits, logits), None if right is None else 100 * right
+        )

@@ -175,7 +175,7 @@ def compare(
     """Run the Q/DQ graph with some layers left in float and judge it against the budget."""
     placement = place(model.graph, keep_float=keep_float)
     if placement.weighted:
-        graph = engine_graph(model, placement, table, int8_weights=False)
+        graph = engine_graph(model, placement, table, weights="rounded")
         logits = run_graph(graph, images.inputs, exact=True)
     else:
         logits = images.logits  # nothing is quantized

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute
+from resnet_edge.graph import GraphIndex, attribute, infer_shapes
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import WEIGHTED, place
 from resnet_edge.quantize.probe import layer_errors
@@ -75,7 +76,7 @@ def rank_layers(
     with progress.task("sensitivity", total=len(by_proxy[:confirm])) as task:
         for name in by_proxy[:confirm]:
             alone = place(model.graph, keep_float=[n for n in errors if n != name])
-            graph = engine_graph(model, alone, table, int8_weights=False)
+            graph = engine_graph(model, alone, table, weights="rounded")
             measured[name] = held_out.score(graph).kl
             task.advance(status=f"{name} KL {measured[name]:.2g}")
     order = sorted(measured, key=lambda name: -measured[name])
@@ -90,22 +91,14 @@ def rank_layers(
 
 def layer_macs(model: ModelProto) -> dict[str, int]:
     """Return the multiply-adds of every Conv and Gemm for one image."""
-    import numpy as np
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.value_info, *inferred.output)
-    }
-    index, found = GraphIndex(model.graph), {}
+    shapes, index, found = infer_shapes(model), GraphIndex(model.graph), {}
     for node in model.graph.node:
         if node.op_type not in WEIGHTED:
             continue
         weight = index.constant(node.input[1])
         if weight is None:
             continue
-        positions = int(np.prod(shapes.get(node.output[0], [0, 0])[2:], dtype=np.int64))
+        positions = prod(extent or 0 for extent in shapes.get(node.output[0], ())[2:])
         per_output = weight[0].size if _rows_first(node) else weight.shape[0]
         rows = weight.shape[0] if _rows_first(node) else weight.shape[1]
         found[node.name] = int(positions * per_output * rows)

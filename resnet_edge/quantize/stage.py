@@ -9,6 +9,7 @@ from resnet_edge.artifacts import read_json, write_json
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import BASE, TABLE
 from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph, save_graph
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.bundle import Bundle
+    from resnet_edge.quantize.qdq import Weights
 
 __all__ = [
     "GRAPHS",
@@ -59,7 +61,11 @@ class QuantizeResult:
 
 
 def quantize(
-    bundle: Bundle, graph: Graph, *, keep_float: Collection[str] | None = None
+    bundle: Bundle,
+    graph: Graph,
+    *,
+    keep_float: Collection[str] | None = None,
+    reduce_range: bool | None = None,
 ) -> QuantizeResult:
     """Make one of the bundle's graphs, unless it is already there.
 
@@ -69,6 +75,8 @@ def quantize(
             read by every TensorRT; ``int8-fp16`` Q/DQ with FP16 rest and stored int8 weights, for
             strongly typed builders; ``int8-cpu`` the CPU twin for ONNX Runtime.
         keep_float: Layers that are not quantized; default those of the stored plan.
+        reduce_range: For ``int8-cpu``: 7-bit weights, for an x86 without VNNI; default as this
+            machine needs it.
 
     Raises:
         CalibrationError: INT8 is asked for and there are no ranges, or those of another model.
@@ -82,13 +90,16 @@ def quantize(
         inputs["ranges"] = bundle.sha256(TABLE) if TABLE in bundle.names() else ""
         kept = stored_plan(bundle) if keep_float is None else keep_float
         config["keep_float"] = sorted(kept)
+    if graph == "int8-cpu":
+        config["reduce_range"] = sums_saturate() if reduce_range is None else reduce_range
     record = Record(stage="quantize", config=config, inputs=inputs)
     if bundle.is_fresh(name, record):
         return QuantizeResult(name, bundle.file(name), cached=True)
     if graph == "fp16":
         converted = to_fp16(load_graph(bundle.artifact(MODEL)))
     else:
-        converted = _quantized(bundle, graph, config["keep_float"])
+        reduced = config.get("reduce_range", False)
+        converted = _quantized(bundle, graph, config["keep_float"], reduced)
     save_graph(converted, bundle.file(name))
     bundle.record(name, record)
     return QuantizeResult(name, bundle.file(name), cached=False)
@@ -168,11 +179,15 @@ def _base_name(bundle: Bundle, table: RangesTable) -> str | None:
     return BASE if made_of == model and bundle.sha256(BASE) == table.model_sha256 else None
 
 
-def _quantized(bundle: Bundle, graph: Graph, keep_float: Collection[str]) -> ModelProto:
+def _quantized(
+    bundle: Bundle, graph: Graph, keep_float: Collection[str], reduce_range: bool
+) -> ModelProto:
     model, table = base_model(bundle), load_table(bundle)
     if graph == "int8-cpu":
-        return twin_graph(model, place(model.graph, keep_float=keep_float), table)
+        placement = place(model.graph, keep_float=keep_float)
+        return twin_graph(model, placement, table, reduce_range=reduce_range)
     if graph == "int8-fp16":
         model = to_fp16(model)
     placement = place(model.graph, keep_float=keep_float)
-    return engine_graph(model, placement, table, int8_weights=graph == "int8-fp16")
+    weights: Weights = "int8" if graph == "int8-fp16" else "float"
+    return engine_graph(model, placement, table, weights=weights)

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_edge.imaging import ImageSpec
+    from resnet_edge.models.config import Shortcut
     from resnet_edge.models.resnet import ResNet
 
 __all__ = ["RESUME", "Run", "Split", "TrainConfig"]
 
 RESUME = "resume.pt"
+_PARTS = 10  # of an epoch, whose training accuracies are recorded one by one
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class TrainConfig:
 
     Attributes:
         arch: Name in the zoo.
+        width: Multiplier on the architecture's channels.
+        shortcut: Option A, B or C in place of the architecture's own.
         epochs: Passes over the training images.
+        epoch_images: Images of one epoch, drawn afresh for each; None takes all.
         batch_size: Images per step.
         lr: Peak learning rate of SGD with Nesterov momentum 0.9: linear warm-up over the first
             epoch, then a cosine to zero.
@@ -46,7 +51,10 @@ class TrainConfig:
     """
 
     arch: str = "resnet20"
+    width: float = 1.0
+    shortcut: Shortcut | None = None
     epochs: int = 30
+    epoch_images: int | None = None
     batch_size: int = 128
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -56,6 +64,12 @@ class TrainConfig:
     seed: int = 0
     amp: bool = False
     device: str = "auto"
+
+    @property
+    def network(self) -> str:
+        """The architecture and what was changed of it, for example ``plain18-w0.25``."""
+        width = "" if self.width == 1.0 else f"-w{self.width:g}"
+        return f"{self.arch}{'' if self.shortcut is None else f'-{self.shortcut}'}{width}"
 
 
 @dataclass
@@ -83,7 +97,13 @@ class Run:
         from resnet_edge.models.zoo import create
 
         torch.manual_seed(config.seed)
-        model = create(config.arch, num_classes=classes, in_channels=spec.channels)
+        model = create(
+            config.arch,
+            num_classes=classes,
+            in_channels=spec.channels,
+            width=config.width,
+            shortcut=config.shortcut,
+        )
         self.model: ResNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -99,7 +119,7 @@ class Run:
 
     def steps(self, images: int) -> int:
         """Return steps per epoch; an incomplete last batch is left out."""
-        return max(1, images // self.config.batch_size)
+        return max(1, min(images, self.config.epoch_images or images) // self.config.batch_size)
 
     def resume(self) -> bool:
         """Restore the state after the last complete epoch, if there is one."""
@@ -135,7 +155,8 @@ class Run:
         size, steps = self.config.batch_size, self.steps(len(data.labels))
         order = torch.randperm(len(data.labels), generator=generator)
         self.model.train()
-        started, loss_sum, correct, seen = time.perf_counter(), 0.0, 0, 0
+        started, loss_sum, seen = time.perf_counter(), 0.0, 0
+        hits: list[int] = []
         for step in range(steps):
             rate = self._learning_rate(self.epoch * steps + step, steps)
             for group in self.optimizer.param_groups:
@@ -154,15 +175,18 @@ class Run:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             loss_sum += float(loss.detach()) * len(index)
-            correct += int((logits.detach().argmax(1) == target).sum())
+            hits.append(int((logits.detach().argmax(1) == target).sum()))
             seen += len(index)
             task.advance(status=f"epoch {self.epoch + 1} loss {loss_sum / seen:.3f}")
+        count = min(_PARTS, steps)
+        parts = [hits[steps * i // count : steps * (i + 1) // count] for i in range(count)]
         return {
             "epoch": self.epoch + 1,
             "iterations": (self.epoch + 1) * steps,
             "lr": rate,
             "train_loss": loss_sum / seen,
-            "train_top1": 100.0 * correct / seen,
+            "train_top1": 100.0 * sum(hits) / seen,
+            "train_top1_parts": [100.0 * sum(part) / (len(part) * len(index)) for part in parts],
             "seconds": round(time.perf_counter() - started, 1),
         }
 

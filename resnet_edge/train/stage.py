@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.progress import Progress
 
-__all__ = ["TrainConfig", "TrainResult", "train"]
+__all__ = ["CHECKPOINT", "TrainConfig", "TrainResult", "train"]
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT, _LOG = "checkpoint.safetensors", "log.json"
+CHECKPOINT, _LOG = "checkpoint.safetensors", "log.json"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def train(
     last = run.records[-1]
     write_json(output / _LOG, history)
     save_checkpoint(
-        output / _CHECKPOINT,
+        output / CHECKPOINT,
         run.model,
-        name=config.arch,
+        name=config.network,
         image_spec=spec,
         labels=names,
         provenance={k: history[k] for k in ("command", "config", "environment", "data")}
@@ -132,7 +132,7 @@ def _finished(output: Path, identity: str, excluded: int) -> TrainResult | None:
     Raises:
         ConfigError: The complete run is another one.
     """
-    if not (output / _CHECKPOINT).exists() or (output / RESUME).exists():
+    if not (output / CHECKPOINT).exists() or (output / RESUME).exists():
         return None
     history = read_json(output / _LOG)
     if not isinstance(history, dict) or history.get("identity") != identity:
@@ -145,7 +145,7 @@ def _finished(output: Path, identity: str, excluded: int) -> TrainResult | None:
 
 def _result(output: Path, last: dict[str, Any], excluded: int) -> TrainResult:
     return TrainResult(
-        checkpoint=output / _CHECKPOINT,
+        checkpoint=output / CHECKPOINT,
         log=output / _LOG,
         train_top1=last["train_top1"],
         test_top1=last.get("test_top1"),
@@ -229,6 +229,7 @@ def _log_header(
             "train_images": used,
             "test": None if test is None else test.path.name,
             "test_images": None if test is None else len(test),
+            "classes": run.model.config.num_classes,
         },
         "environment": {
             "torch": torch.__version__,

@@ -178,8 +178,8 @@ def verify(
 def _verify_golden(bundle: Bundle, candidate: Candidate, max_drop: float) -> AccuracyResult:
     golden = Golden.load(bundle)
     with candidate.open() as session:
-        feed = {session.inputs[0].name: bundle.model.image_spec.to_input(golden.pixels)}
-        logits = next(iter(session.run(feed).values()))
+        outputs = session.run_rows(bundle.model.image_spec.to_input(golden.pixels))
+    logits = next(iter(outputs.values()))
     labels = golden.labels if (golden.labels >= 0).all() else None
     # The golden logits of a model that came as ONNX are the original ONNX model's.
     origin = "onnx" if bundle.model.architecture == "onnx" else "pytorch"

@@ -49,6 +49,10 @@ def test_random_inputs_need_their_flag_and_say_so_everywhere(
     [
         ([], "ConfigError"),
         (["--random", "5", "--data", "x"], "ConfigError"),
+        (["--data", "x", "--from-cache", "y"], "ConfigError"),
+        (["--from-qdq", "x", "--from-cache", "y"], "ConfigError"),
+        (["--from-qdq", "x", "--recipe", "mse"], "ConfigError"),
+        (["--from-qdq", "missing.onnx"], "FileNotFoundError"),
         (["--data", "missing.npy"], "DataError"),
     ],
 )
@@ -97,6 +101,29 @@ def test_images_of_an_array_file_calibrate_and_verify(
     )
     assert (code, found["error"]["type"]) == (1, "DataError")
     assert "used for calibration" in found["error"]["message"]
+
+
+def test_ranges_are_taken_over_from_a_cache_and_from_a_quantized_model(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    assert call(capsys, "calibrate", other, "--random", "20")[0] == 0
+    _, expected = call(capsys, "calibrate", other, "--random", "20")
+    assert call(capsys, "quantize", other, "--graph", "int8-cpu")[0] == 0
+    for option, file in (
+        ("--from-cache", "calibration.cache"),
+        ("--from-qdq", "model.int8-cpu.onnx"),
+    ):
+        code, found = call(capsys, "calibrate", bundle, option, other / file)
+        assert (code, found["cached"], found["images"]) == (0, False, 0)
+        assert found["tensors"] == pytest.approx(expected["tensors"], rel=1e-6)
+        code, found = call(capsys, "calibrate", bundle, option, other / file)
+        assert (code, found["cached"]) == (0, True)
+        assert run(["calibrate", str(bundle), option, str(other / file)]) == 0
+        assert f"ranges of {file}" in capsys.readouterr().out
+        assert call(capsys, "build", bundle, "--int8", "--target", "cpu")[0] == 0
+    code = run(["calibrate", str(bundle), "--from-cache", str(other / "calibration.cache")])
+    assert "unknown: verify on others" in capsys.readouterr().err
 
 
 def test_a_dead_tensor_is_pointed_out(

@@ -79,7 +79,7 @@ def table(placement: Placement, amax: float, low: float) -> RangesTable:
 def test_ranges_of_our_own_graphs_are_those_they_were_made_from(low: float) -> None:
     network = float_net()
     placement = place(network.graph)
-    engine = engine_graph(network, placement, table(placement, 3.0, low), int8_weights=True)
+    engine = engine_graph(network, placement, table(placement, 3.0, low), weights="int8")
     assert ranges_from_qdq(engine) == pytest.approx(
         dict.fromkeys(placement.engine_points, 3.0), rel=1e-6
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.arrays import ArrayInputs, RandomInputs, open_calibration
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.batches import ImageBatches
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.ranges import METHODS
@@ -21,6 +22,7 @@ from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
 from resnet_edge.quantize.placement import place
 from resnet_edge.recipes import Recipe
+from resnet_edge.reference import run_all
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -239,3 +241,40 @@ def test_random_inputs_are_the_same_every_time_and_never_taken_for_images(
     other = calibrate(bundle, replace(source, seed=1), RECIPE)
     assert not other.cached
     assert other.table.tensors != first.table.tensors
+
+
+def test_the_table_says_how_much_noise_each_estimate_means(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    table = calibrate(bundle, images, replace(RECIPE, method="minmax")).table
+    x = bundle.model.image_spec.to_input(
+        np.stack([bundle.model.image_spec.pixels(images.load(i)) for i in range(len(images))
+                  if images.key(i) in table.images])
+    )  # fmt: skip
+    for found in table.tensors.values():
+        assert list(found.sqnr) == list(METHODS)
+    for method, amax in table.tensors["input"].estimates.items():
+        scale = amax / 127
+        noise = np.mean((x - np.clip(np.rint(x / scale), -127, 127) * scale) ** 2)
+        measured = 10 * np.log10(np.mean(x**2) / noise)
+        assert table.tensors["input"].sqnr[method] == pytest.approx(measured, abs=1.5)
+
+
+def test_the_bake_off_reports_top_1_where_the_images_have_labels(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    recipe = replace(RECIPE, method="auto", images=64)
+    with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
+        logits, _, _ = run_all(session, images, bundle.model.image_spec)
+    own = replace(images, labels=logits.argmax(1).astype(np.int64))
+    trials = calibrate(bundle, own, recipe).table.trials
+    assert trials
+    for trial in trials:  # labelled by the float model itself, right is what agrees with it
+        assert trial["top1"] == trial["agreement"]
+    for source in (
+        replace(images, labels=None, class_names=None),
+        replace(images, class_names=images.class_names[:3] if images.class_names else None),
+    ):
+        (bundle.path / TABLE).unlink()
+        trials = calibrate(Bundle.open(bundle.path), source, recipe).table.trials
+        assert {trial["top1"] for trial in trials} == {None}

@@ -57,6 +57,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, bundle_copy: Path) -> Any:
         ("--hardware-compatible", {"hardware_compatible": True}),
         ("--sparsity", {"sparsity": True}),
         ("--timing-cache", {}),
+        ("--int8 --reduce-range", {"reduce_range": True}),
         ("--no-timing-cache", {"timing_cache": False}),
     ],
 )

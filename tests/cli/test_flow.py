@@ -184,6 +184,66 @@ def test_the_first_and_last_layer_stay_in_float_in_the_engine_too(
     assert "layer1.0.conv1" in quantized
 
 
+def test_layers_named_in_trtexecs_words_stay_in_float(
+    capsys: pytest.CaptureFixture[str], bundle_copy: Path, tmp_path: Path
+) -> None:
+    from resnet_edge.graph import load_graph
+
+    def in_float() -> set[str]:
+        nodes = load_graph(bundle_copy / "model.int8.onnx").graph.node
+        layers = [n for n in nodes if n.op_type in ("Conv", "Gemm")]
+        return {n.name for n in layers if not n.input[1].endswith("_dequantized")}
+
+    spec = "layer1.*:fp16,layer1.0.conv2:int8,'fc':fp32"
+    expected = {f"layer1.{i}.conv{k}" for i in range(3) for k in (1, 2)} - {"layer1.0.conv2"}
+    code, found = call(capsys, "quantize", bundle_copy, "--layer-precisions", spec)
+    assert code == 0
+    assert in_float() == expected | {"fc"}
+    (tmp_path / "precisions.txt").write_text(found["layer_precisions"] + "\n")
+    assert call(capsys, "quantize", bundle_copy, "--layer-precisions", "*:int8")[0] == 0
+    assert in_float() == set()
+    code, again = call(
+        capsys, "quantize", bundle_copy, "--layer-precisions", tmp_path / "precisions.txt"
+    )
+    assert (code, again["layer_precisions"]) == (0, found["layer_precisions"])
+    assert in_float() == expected | {"fc"}
+    assert run(["quantize", str(bundle_copy)]) == 0
+    assert f"--layerPrecisions={found['layer_precisions']}" in capsys.readouterr().out
+    for bad, named in (
+        ("conv7:fp16", "no layer conv7"), ("nothing.*:fp16", "no layer nothing"),
+        ("fc:bf16", "Gemm fc cannot be bf16"), ("missing.txt", "missing.txt"), ("fc:", "fc"),
+    ):  # fmt: skip
+        code, value = call(capsys, "quantize", bundle_copy, "--layer-precisions", bad)
+        assert (code, value["error"]["type"]) == (1, "ConfigError")
+        assert named in value["error"]["message"]
+    code, value = call(
+        capsys, "quantize", bundle_copy, "--layer-precisions", spec, "--keep-first-last"
+    )
+    assert (code, value["error"]["type"]) == (1, "ConfigError")
+    assert in_float() == expected | {"fc"}
+
+
+def test_a_quantized_onnx_file_is_refused_with_what_to_do_with_it(
+    capsys: pytest.CaptureFixture[str],
+    bundle_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require("tensorrt_rtx")
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, "quantize", bundle_copy)[0] == 0
+    quantized = bundle_copy / "model.int8.onnx"
+    code, value = call(capsys, "build", quantized, "--int8", "--target", "cpu")
+    assert (code, value["error"]["type"]) == (1, "GraphError")
+    assert f"--from-qdq {quantized}" in value["error"]["hint"]
+    assert not (tmp_path / "engines").exists()
+    code, _ = call(capsys, "calibrate", bundle_copy / "model.onnx", "--from-qdq", quantized)
+    assert code == 0
+    assert (
+        call(capsys, "build", bundle_copy / "model.onnx", "--int8", "--target", "rtx-4090")[0] == 0
+    )
+
+
 def test_an_onnx_file_goes_through_the_same_commands(
     capsys: pytest.CaptureFixture[str],
     flow_bundle: Path,
@@ -204,9 +264,6 @@ def test_an_onnx_file_goes_through_the_same_commands(
         capsys, "bench", "mine.onnx", "--duration", 0, "--iterations", 4, "--warm-up", 0
     )
     assert [r["backend"] for r in measured["results"]] == ["onnxruntime", "onnxruntime"]
-    code, value = call(capsys, "export", "mine.onnx")
-    assert code == 1
-    assert "resnet-edge build" in value["error"]["hint"]
     assert call(capsys, "build", "engines/builds/mine", "--mean", "0.1")[0] == 1
 
 

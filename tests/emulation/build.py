@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["MissingError", "cuda_libraries", "cuda_python", "fetch", "nvinfer_libraries", "pycuda"]
+__all__ = [
+    "MissingError",
+    "cuda_libraries",
+    "cuda_python",
+    "cuda_python_11",
+    "fetch",
+    "nvinfer_libraries",
+    "pycuda",
+]
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent.parent / ".cache" / "emulation"
@@ -32,7 +40,8 @@ CFLAGS = ["-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibilit
 
 PYCUDA = "pycuda==2026.1"
 CUDA_HEADERS = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-profiler-api==13.0.85")
-# Version 13 has left Python 3.10 behind.
+# Newer ones have left Python 3.10 behind.
+CUDA_PATHFINDER = "cuda-pathfinder==1.8.3"
 CUDA_PYTHON = "cuda-bindings==13.5.0" if sys.version_info >= (3, 11) else "cuda-bindings==12.9.10"
 
 
@@ -42,18 +51,18 @@ class MissingError(Exception):
 
 def cuda_libraries() -> Path:
     """Return a folder with the emulated ``libcuda.so.1`` and ``libcudart.so.13``."""
-    sources = [HERE / "libcuda.c", HERE / "libcudart.c"]
+    sources = [*sorted((HERE / "libcuda").iterdir()), HERE / "libcudart.c"]
 
     def make(folder: Path) -> None:
-        _shared_library(folder / "libcuda.so.1", sources[0])
-        _shared_library(folder / "libcudart.so.13", sources[1])
+        _shared_library(folder / "libcuda.so.1", HERE / "libcuda" / "libcuda.c")
+        _shared_library(folder / "libcudart.so.13", HERE / "libcudart.c")
         (folder / "libcuda.so").symlink_to("libcuda.so.1")  # what the linker looks for
 
     return _cached(f"cuda-{_digest(*sources)}", make)
 
 
-def pycuda() -> Path:
-    """Return a folder to put on the path that holds a pycuda built against the emulated driver.
+def pycuda() -> Sequence[Path]:
+    """Return the folders to put on the path for a pycuda built against the emulated driver.
 
     CUDA's headers are all it needs; cuRAND is left out. Nothing of it is emulated.
     """
@@ -72,12 +81,17 @@ def pycuda() -> Path:
             options = ["--no-deps", "--no-build-isolation", "--target", str(folder)]
             _run([*_PIP, "install", *options, str(tree)], "building pycuda")
 
-    return _cached(f"built-{PYCUDA.replace('==', '-')}-{PYTHON}", make)
+    return [_cached(f"built-{PYCUDA.replace('==', '-')}-{PYTHON}", make)]
 
 
 def cuda_python() -> Sequence[Path]:
     """Return the folders to put on the path for NVIDIA's own cuda-python."""
-    return [fetch(CUDA_PYTHON), fetch("cuda-pathfinder==1.9.0")]
+    return [fetch(CUDA_PYTHON), fetch(CUDA_PATHFINDER)]
+
+
+def cuda_python_11() -> Sequence[Path]:
+    """Return the folders to put on the path for the cuda-python of CUDA 11."""
+    return [fetch("cuda-python==11.8.3")]
 
 
 def nvinfer_libraries(major: str) -> Path:
@@ -174,5 +188,5 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    for made in (cuda_libraries(), pycuda(), *cuda_python()):
+    for made in (cuda_libraries(), *pycuda(), *cuda_python(), *cuda_python_11()):
         sys.stdout.write(f"{os.path.relpath(made)}\n")

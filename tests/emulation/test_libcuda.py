@@ -30,7 +30,7 @@ def _has_nm() -> bool:
 
 def test_every_symbol_that_pycuda_binds_is_there() -> None:
     try:
-        (driver,) = pycuda().glob("pycuda/_driver*.so")
+        (driver,) = pycuda()[0].glob("pycuda/_driver*.so")
         emulated = cuda_libraries() / "libcuda.so.1"
     except MissingError as error:
         require("pycuda", available=False, reason=str(error))

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,10 @@ from resnet_edge.models.resnet import (  # noqa: E402
     Bottleneck,
     ResNet,
     ResNetConfig,
+    SqueezeExcitation,
     ZeroPadShortcut,
     count_macs,
+    make_shortcut,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +35,34 @@ IMAGENET = {
     "resnet50": (25_557_032, "4.089", "25.503", 53),
     "resnet101": (44_549_160, "7.801", "44.443", 104),
     "resnet152": (60_192_808, "11.514", "60.040", 155),
+}
+# torchvision's meta data: parameters, GMACs at 224.
+DESCENDANTS = {
+    "resnext50_32x4d": (25_028_904, "4.230"),
+    "resnext101_32x8d": (88_791_336, "16.414"),
+    "resnext101_64x4d": (83_455_272, "15.460"),
+    "wide_resnet50_2": (68_883_240, "11.398"),
+    "wide_resnet101_2": (126_886_696, "22.753"),
+}
+# timm's benchmark table: millions of parameters, GMACs at 224, which count batch norms too.
+TIMM = {
+    "resnet26": ("16.00", 2.36),
+    "resnet200": ("64.67", 15.07),
+    "resnet18d": ("11.71", 2.06),
+    "resnet26d": ("16.01", 2.60),
+    "resnet34d": ("21.82", 3.91),
+    "resnet50d": ("25.58", 4.35),
+    "resnet101d": ("44.57", 8.08),
+    "resnet152d": ("60.21", 11.80),
+    "seresnet18": ("11.78", 1.82),
+    "seresnet34": ("21.96", 3.67),
+    "seresnet50": ("28.09", 4.11),
+    "seresnet101": ("49.33", 7.84),
+    "seresnet152": ("66.82", 11.57),
+    "seresnext50_32x4d": ("27.56", 4.26),
+    "seresnext101_32x4d": ("48.96", 8.02),
+    "seresnext101_32x8d": ("93.57", 16.48),
+    "resnext101_32x4d": ("44.18", 8.01),
 }
 CIFAR = {
     "resnet20": 269_722,
@@ -90,6 +121,22 @@ def test_imagenet_variant_has_the_tables_multiply_adds_weights_and_convolutions(
     assert len(convs) == convolutions
     total = sum(m.weight.numel() for m in (*convs, model.fc))
     assert f"{total / 1e6:.3f}" == weights
+
+
+@pytest.mark.parametrize("name", DESCENDANTS)
+def test_a_descendant_has_torchvisions_parameters_and_multiply_adds(name: str) -> None:
+    model = on_meta(architecture(name))
+    gmacs = f"{count_macs(model, (3, 224, 224)) / 1e9:.3f}"
+    assert (parameters(model), gmacs) == DESCENDANTS[name]
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_a_descendant_has_the_parameters_and_multiply_adds_of_timms_table(name: str) -> None:
+    millions, gmacs = TIMM[name]
+    model = on_meta(architecture(name))
+    assert f"{parameters(model) / 1e6:.2f}" == millions
+    counted = count_macs(model, (3, 224, 224)) / 1e9
+    assert counted - 0.005 < gmacs < 1.012 * counted
 
 
 def test_resnet50_v1_saves_multiply_adds_and_no_parameters() -> None:
@@ -293,3 +340,67 @@ def test_convolutions_start_from_he_initialisation() -> None:
         if re.search(r"conv\d\.weight$|downsample\.0\.weight$", key):
             fan_out = weight.shape[0] * weight.shape[2] * weight.shape[3]
             assert float(weight.std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), key
+
+
+def test_squeeze_and_excitation_scales_channels_by_a_gate_of_all_averages() -> None:
+    gate = randomised(SqueezeExcitation(4, 2))
+    x = torch.randn(3, 4, 5, 6)
+    mean = x.mean((2, 3))
+    hidden = torch.relu(mean @ gate.fc1.weight[:, :, 0, 0].T + gate.fc1.bias)
+    expected = torch.sigmoid(hidden @ gate.fc2.weight[:, :, 0, 0].T + gate.fc2.bias)
+    assert torch.allclose(gate(x), x * expected[:, :, None, None], atol=1e-6)
+
+
+def test_option_d_averages_before_it_projects() -> None:
+    shortcut = make_shortcut("D", 2, 4, 2)
+    assert shortcut is not None
+    x = torch.randn(2, 2, 6, 8)
+    pooled = x.reshape(2, 2, 3, 2, 4, 2).mean((3, 5))
+    expected = shortcut[2](shortcut[1](pooled))  # type: ignore[index]
+    assert torch.allclose(shortcut(x), expected, atol=1e-6)
+    assert make_shortcut("D", 4, 4, 1) is None
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "resnet50d"])
+def test_a_deep_stem_has_the_resolution_of_the_one_it_replaces(name: str) -> None:
+    plain = stage_shapes(architecture(name[:-1]), 97)
+    assert stage_shapes(architecture(name), 97) == plain
+
+
+def test_without_a_classifier_the_pooled_features_come_out() -> None:
+    config = replace(SMALL, num_classes=0)
+    model = randomised(ResNet(config))
+    assert config.outputs == config.features == 16
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 16)
+    assert not any(k.startswith("fc") for k in model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "resnet26d", "seresnet18"])
+def test_a_configuration_survives_json(name: str) -> None:
+    config = architecture(name)
+    assert ResNetConfig.from_json(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_a_configuration_written_before_there_were_descendants_is_read() -> None:
+    value = asdict(SMALL)
+    for key in ("groups", "base_width", "stem_widths", "se_widths"):
+        del value[key]
+    assert ResNetConfig.from_json(value) == SMALL
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"groups": 2},
+        {"groups": 0},
+        {"se_widths": [1]},
+        {"stem_widths": [1, 2, 3]},
+        {"stem": "deep"},
+        {"num_classes": -1},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_contradicts_itself_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        ResNetConfig.from_json(asdict(SMALL) | change)

@@ -1,30 +1,53 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.models.identify import describe, name_of
 from resnet_edge.models.zoo import ARCHITECTURES, architecture, create
 from tests.conftest import require
 
 torch = require("torch")
 
+from resnet_edge.models.resnet import without_weights  # noqa: E402
+
 DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)
 
 
 def test_every_depth_of_the_paper_comes_residual_and_plain() -> None:
-    assert set(ARCHITECTURES) == {f"{kind}{d}" for kind in ("resnet", "plain") for d in DEPTHS}
+    assert {f"{kind}{d}" for kind in ("resnet", "plain") for d in DEPTHS} <= set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_number_in_a_name_counts_weighted_layers_on_the_main_path(name: str) -> None:
-    with torch.device("meta"):
-        keys = create(name).state_dict()
-    convolutions = [k for k in keys if "conv" in k]
-    assert name.endswith(str(len(convolutions) + 1))
+    """A deep stem counts as the one convolution it replaces."""
+    keys = without_weights(architecture(name)).state_dict()
+    convolutions = [k for k in keys if re.fullmatch(r"layer\d\.\d+\.conv\d\.weight", k)]
+    depth = int(re.search(r"\d+", name)[0])  # type: ignore[index]
+    assert depth == len(convolutions) + 2 == describe(architecture(name))[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("resnet50", "resnet"),
+        ("plain34", "plain"),
+        ("resnext50_32x4d", "resnext"),
+        ("wide_resnet50_2", "wide_resnet"),
+        ("resnet26d", "resnet-d"),
+        ("seresnet18", "seresnet"),
+        ("seresnext50_32x4d", "seresnext"),
+    ],
+)
+def test_a_family_is_told_by_the_configuration(name: str, family: str) -> None:
+    assert describe(architecture(name))[0] == family
+    assert name_of(architecture(name, num_classes=3, in_channels=4)) == name
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -68,3 +91,27 @@ def test_creating_a_network_is_reproducible_from_the_seed() -> None:
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+@given(width=st.floats(0.05, 4), name=st.sampled_from(ARCHITECTURES))
+def test_a_width_multiplies_the_channels_of_every_stage(width: float, name: str) -> None:
+    whole, scaled = architecture(name), architecture(name, width=width)
+    assert scaled == replace(whole, widths=scaled.widths)
+    for channels, multiplied in zip(whole.widths, scaled.widths, strict=True):
+        assert abs(multiplied - channels * width) <= 0.5
+
+
+def test_a_width_that_leaves_no_channel_is_refused() -> None:
+    with pytest.raises(ConfigError, match="without channels"):
+        architecture("resnet20", width=0.01)
+
+
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+def test_a_shortcut_option_replaces_the_layouts_own(option: Any) -> None:
+    for name in ("resnet20", "resnet18"):
+        assert architecture(name, shortcut=option) == replace(architecture(name), shortcut=option)
+
+
+def test_shortcuts_of_a_plain_network_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no shortcuts"):
+        architecture("plain20", shortcut="B")

@@ -14,12 +14,11 @@ from onnx import TensorProto, numpy_helper
 
 from resnet_edge.calibrate.table import RangesTable, TensorRange
 from resnet_edge.errors import BuildError, GraphError
-from resnet_edge.quantize.lint import FLAVOURS, Finding, Flavour, lint, select
+from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
 from resnet_edge.quantize.lint_fix import fix
-from resnet_edge.quantize.lint_rules import RULES
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
-from resnet_edge.quantize.qdq import engine_graph
+from resnet_edge.quantize.qdq import Weights, engine_graph
 from tests.conftest import REPOSITORY, require
 from tests.quantize.graphs import (
     BIAS,
@@ -684,19 +683,19 @@ def table(names: tuple[str, ...]) -> RangesTable:
     return RangesTable(ranges, {}, "", (), 0)
 
 
-@pytest.mark.parametrize("int8_weights", [False, True])
-def test_our_own_fp32_graph_is_accepted_by_every_tensorrt(int8_weights: bool) -> None:
+@pytest.mark.parametrize("weights", ["float", "int8"])
+def test_our_own_fp32_graph_is_accepted_by_every_tensorrt(weights: Weights) -> None:
     network = float_net()
     placement = place(network.graph)
-    graph = engine_graph(network, placement, table(placement.tensors), int8_weights=int8_weights)
-    assert rules(lint(graph)) == ({"weights-stored-int8"} if int8_weights else set())
+    graph = engine_graph(network, placement, table(placement.tensors), weights=weights)
+    assert rules(lint(graph)) == ({"weights-stored-int8"} if weights == "int8" else set())
     assert plan_size(graph) > 0
 
 
 def test_our_own_fp16_graph_is_accepted_by_strongly_typed_builders() -> None:
     network = to_fp16(float_net())
     placement = place(network.graph)
-    graph = engine_graph(network, placement, table(placement.tensors), int8_weights=True)
+    graph = engine_graph(network, placement, table(placement.tensors), weights="int8")
     findings = lint(graph)
     assert rules(findings) == {"scale-fp16", "weights-stored-int8"}
     assert select(findings, ["10-weak", "strong", "rtx"]) == ()

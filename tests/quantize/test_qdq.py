@@ -19,8 +19,14 @@ from resnet_edge.export import MODEL
 from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
-from resnet_edge.quantize.qdq import engine_graph, quantize_weight, twin_graph, weight_scales
-from resnet_edge.reference import run_all
+from resnet_edge.quantize.qdq import (
+    Weights,
+    engine_graph,
+    quantize_weight,
+    twin_graph,
+    weight_scales,
+)
+from resnet_edge.reference import Golden, run_all
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
@@ -41,7 +47,8 @@ def convert(model: ModelProto, table: RangesTable, kind: str) -> ModelProto:
     if kind == "twin":
         return twin_graph(model, place(model.graph), table)
     model = to_fp16(model) if kind == "fp16" else model
-    return engine_graph(model, place(model.graph), table, int8_weights=kind != "int8")
+    weights: Weights = "float" if kind == "int8" else "int8"
+    return engine_graph(model, place(model.graph), table, weights=weights)
 
 
 def make(bundle: Bundle, kind: str) -> ModelProto:
@@ -89,6 +96,36 @@ def run(model: ModelProto, x: Array) -> Array:
 def fake_quantize(x: Array, amax: float) -> Array:
     scale = np.float32(amax / 127)
     return (np.clip(np.rint(x / scale), -128, 127) * scale).astype(np.float32)
+
+
+def test_rounded_weights_compute_bit_for_bit_what_the_quantized_ones_do(bundle: Bundle) -> None:
+    table = RangesTable.load(bundle.artifact(TABLE))
+    model = load_graph(bundle.artifact(MODEL))
+    pixels = Golden.load(bundle).pixels[:4]
+    feed = bundle.model.image_spec.to_input(pixels)
+    ways: tuple[Weights, ...] = ("float", "int8", "rounded")
+    logits = [run(engine_graph(model, place(model.graph), table, weights=w), feed) for w in ways]
+    assert np.array_equal(logits[0], logits[1])
+    assert np.array_equal(logits[0], logits[2])
+
+
+def test_reduced_weights_leave_room_for_the_sum_of_two_products(bundle: Bundle) -> None:
+    table, model = RangesTable.load(bundle.artifact(TABLE)), load_graph(bundle.artifact(MODEL))
+    placement = place(model.graph)
+    floats = GraphIndex(model.graph)
+    for reduce, qmax in ((False, 127), (True, 64)):
+        graph = twin_graph(model, placement, table, reduce_range=reduce)
+        index, largest = GraphIndex(graph.graph), []
+        for layer in nodes(graph, "Conv", "Gemm"):
+            dq = index.producer[layer.input[1]]
+            steps, scale = constant(index, dq.input[0]), constant(index, dq.input[1])
+            assert steps.dtype == np.int8
+            largest.append(int(np.abs(steps.astype(int)).max()))
+            shaped = scale.reshape(-1, *[1] * (steps.ndim - 1))
+            weight = constant(floats, layer.input[1].removesuffix("_dequantized"))
+            assert (np.abs(steps * shaped - weight) <= 0.5001 * shaped).all()
+        assert max(largest) == qmax
+    assert 2 * 255 * 64 <= np.iinfo(np.int16).max < 2 * 255 * 127
 
 
 @pytest.mark.parametrize("kind", KINDS)

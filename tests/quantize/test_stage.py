@@ -84,6 +84,25 @@ def test_a_second_call_finds_the_graph_in_the_bundle(bundle: Bundle, graph: Grap
     assert stamp(bundle, first.name) == before
 
 
+def test_the_twins_weights_are_those_this_processor_needs_unless_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnet_edge.quantize import stage
+
+    made = {}
+    for saturates in (False, True):
+        monkeypatch.setattr(stage, "sums_saturate", lambda found=saturates: found)
+        result = quantize(bundle, "int8-cpu")
+        assert not result.cached
+        assert bundle.entry(result.name)["config"]["reduce_range"] is saturates
+        assert quantize(bundle, "int8-cpu", reduce_range=saturates).cached
+        made[saturates] = result.path.read_bytes()
+    assert made[False] != made[True]
+    quantize(bundle, "int8-cpu", reduce_range=False)
+    assert bundle.file("model.int8-cpu.onnx").read_bytes() == made[False]
+    assert "reduce_range" not in bundle.entry(quantize(bundle, "int8").name)["config"]
+
+
 @pytest.mark.parametrize("graph", INT8)
 def test_other_ranges_make_an_int8_graph_stale(bundle: Bundle, graph: Graph) -> None:
     quantize(bundle, graph)

@@ -6,7 +6,6 @@ import ctypes
 import threading
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.backends.cuda import libcuda
 from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ class PycudaDriver(Driver):
         import pycuda.driver  # unlike pycuda.autoinit it creates no context
 
         self._cuda = pycuda.driver
+        self._library = ctypes.CDLL("libcuda.so.1")  # for what pycuda does not have
         self.library = f"pycuda {pycuda.VERSION_TEXT}"
         self.error = self._cuda.Error
 
@@ -54,11 +54,10 @@ class PycudaDriver(Driver):
 
     def _call(self, name: str, *arguments: Any) -> None:
         """Call a function that pycuda does not have; integers are passed as C ``int``."""
-        library = libcuda.load()
-        code = getattr(library, name)(*arguments)
+        code = getattr(self._library, name)(*arguments)
         if code:
             text = ctypes.c_char_p(b"an unknown error")
-            library.cuGetErrorName(code, ctypes.byref(text))
+            self._library.cuGetErrorName(code, ctypes.byref(text))
             kind = self._cuda.MemoryError if code == _OUT_OF_MEMORY else self._cuda.LogicError
             raise kind(f"{name} failed: {(text.value or b'').decode()}")
 
@@ -182,7 +181,7 @@ class PycudaDriver(Driver):
     def abandon_capture(self, stream: Any) -> None:
         """End a recording and drop it; a recording that already failed is no error."""
         graph = ctypes.c_void_p()
-        libcuda.load().cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(graph))
+        self._library.cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(graph))
         if graph:
             self._call("cuGraphDestroy", graph)
 

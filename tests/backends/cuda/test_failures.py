@@ -113,6 +113,23 @@ def test_out_of_memory_names_the_bytes(library: str) -> None:
     assert all("smaller batch" in message for message in messages)
 
 
+def test_a_buffer_that_could_not_be_mapped_is_freed_at_once(library: str) -> None:
+    def work() -> dict[str, int]:
+        import pytest
+
+        from resnet_edge.backends.cuda.device import open_device
+        from resnet_edge.errors import DeviceError
+        from tests.emulation import control
+
+        with open_device() as device:
+            control.fail("cuMemHostGetDevicePointer", control.INVALID_VALUE)
+            with pytest.raises(DeviceError):
+                device.host_buffer((8,), "uint8", mapped=True)
+            return control.live()
+
+    assert run_on_device(library, work) == {}
+
+
 def test_memory_freed_under_a_copy_is_an_illegal_address(library: str) -> None:
     """The emulated device does not wait in ``cuMemFree``, as nothing says that a real one must."""
 
@@ -184,8 +201,11 @@ def test_a_device_that_cannot_be_opened_is_our_error(library: str) -> None:
 
         control._LIBRARY.cuInit(0)
         messages = []
-        for function in ("cuDeviceGet", "cuDeviceGetName", "cuDevicePrimaryCtxRetain"):
-            control.fail(function, control.INVALID_VALUE)
+        # The first two are called before, when the status is asked.
+        for function, call in (
+            ("cuDeviceGet", 2), ("cuDeviceGetName", 2), ("cuDevicePrimaryCtxRetain", 1),
+        ):  # fmt: skip
+            control.fail(function, control.INVALID_VALUE, call=call)
             try:
                 open_device()
             except DeviceError as error:

@@ -58,14 +58,16 @@ def look(classes: list[str], enumerations: list[str]) -> dict[str, Any]:
     }
 
 
-def record() -> dict[str, Any]:
-    """Describe every version; see `look`."""
-    from tests.emulation.bindings import VERSIONS, run_with_bindings
+def record(version: str) -> dict[str, Any]:
+    """Describe the real bindings of a version; see `look`."""
+    from tests.emulation.bindings import run_with_bindings
 
-    wanted = list(CLASSES), list(ENUMERATIONS)
-    return {version: run_with_bindings(version, look, *wanted) for version in VERSIONS}
+    found: dict[str, Any] = run_with_bindings(version, look, list(CLASSES), list(ENUMERATIONS))
+    return found
 
 
 if __name__ == "__main__":
-    lines = (f' "{version}": {json.dumps(found)}' for version, found in record().items())
+    from tests.emulation.bindings import VERSIONS
+
+    lines = (f' "{version}": {json.dumps(record(version))}' for version in VERSIONS)
     RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,57 @@
+"""All checks of a machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.doctor.backends import BACKENDS
+from resnet_edge.doctor.board import check_board
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from resnet_edge.device.machine import Machine
+    from resnet_edge.doctor.checks import Check
+    from resnet_edge.targets import Target
+
+__all__ = ["Report", "examine"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `examine` found.
+
+    Attributes:
+        machine: What was looked at.
+        board: Checks of the machine itself.
+        backends: Checks of each backend.
+    """
+
+    machine: Machine
+    board: tuple[Check, ...]
+    backends: Mapping[str, tuple[Check, ...]]
+
+    def usable(self, backend: str) -> bool:
+        """Say whether a backend can be used: none of its checks failed."""
+        return all(check.status != "fail" for check in self.backends[backend])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable keys of ``doctor --json``."""
+        return {
+            "machine": asdict(self.machine),
+            "board": [asdict(check) for check in self.board],
+            "backends": {
+                name: {"usable": self.usable(name), "checks": [asdict(c) for c in checks]}
+                for name, checks in self.backends.items()
+            },
+        }
+
+
+def examine(machine: Machine, targets: Sequence[Target]) -> Report:
+    """Run every check on a machine."""
+    return Report(
+        machine=machine,
+        board=tuple(check_board(machine, targets)),
+        backends={name: tuple(check(machine)) for name, check in BACKENDS.items()},
+    )

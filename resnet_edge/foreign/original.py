@@ -1,0 +1,90 @@
+"""An ONNX classifier made by someone else, beside what it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnet_edge.foreign.session import ForeignSession
+from resnet_edge.normalize.classifier import normalize
+from resnet_edge.parity import compare_logits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from resnet_edge.foreign.model import ImageInput
+    from resnet_edge.foreign.session import ClassOutput
+    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.normalize.classifier import Normalized
+
+__all__ = ["Original", "normalized"]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A foreign model and what is known about it."""
+
+    path: Path
+    model: ModelProto
+    source: ImageInput
+    spec: ImageSpec
+    classes: ClassOutput
+    simplify: bool
+
+    def open(self) -> ForeignSession:
+        """Return a session that gives the logits, and the output itself if it differs."""
+        tensors = dict.fromkeys((self.classes.logits, self.classes.name))
+        return ForeignSession(self.model, self.source, self.spec, tuple(tensors))
+
+    def normalize(self, *, free: bool) -> Normalized:
+        """Return the model in our form; with ``free``, for any batch if it can be."""
+        batch = self.source.batch or (2 if free else 1)
+        return normalize(
+            self.model,
+            self.classes.logits,
+            self.source.shape(self.spec, batch),
+            to_nchw=(self.source.layout, self.source.dtype) == ("NHWC", "float32"),
+            free=free,
+            onnxsim=self.simplify,
+        )
+
+
+def normalized(
+    original: Original, reference: NDArray[np.float32], images: NDArray[Any], notes: list[str]
+) -> tuple[Normalized, NDArray[np.float32]]:
+    """Return the model in our form with its logits: for any batch if it can be, or for one."""
+    fixed = original.source.batch
+    found = original.normalize(free=True)
+    reason = f"{found.blocked} mixes the images of a batch"
+    if found.blocked is None:
+        try:
+            logits = _run(original, found, images, batch=None)
+            if compare_logits(reference, logits).accepted:
+                was = [f"the batch was fixed at {fixed} and is free now"] if fixed else []
+                notes += [*was, *found.notes]
+                return found, logits
+            reason = "the logits of an image depend on the others in its batch"
+        except Exception as error:  # ONNX Runtime's exception classes are private
+            reason = f"others do not run: {str(error).splitlines()[0]}"
+    found = original.normalize(free=False)
+    notes += [f"the batch stays fixed at {fixed or 1}: {reason}", *found.notes]
+    return found, _run(original, found, images, batch=fixed or 1)
+
+
+def _run(
+    original: Original, found: Normalized, images: NDArray[Any], *, batch: int | None
+) -> NDArray[np.float32]:
+    """Return the logits of a model in our form, for batches of different sizes if it can."""
+    import numpy as np
+
+    layout: Literal["NCHW", "NHWC"] = "NHWC" if original.source.dtype == "uint8" else "NCHW"
+    source = replace(original.source, name="input", layout=layout, batch=batch)
+    with ForeignSession(found.model, source, original.spec, ("logits",)) as session:
+        parts = [images] if batch else [images[:1], images[1:4], images[4:]]
+        return np.concatenate(
+            [session.run({"input": part})["logits"] for part in parts if len(part)]
+        )

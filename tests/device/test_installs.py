@@ -1,0 +1,158 @@
+"""What lies on the machine is found, and packages that crash on import do no harm."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from resnet_edge.device import packages
+from resnet_edge.device.installs import (
+    Bindings,
+    cuda_runtimes,
+    find_bindings,
+    find_nvcc,
+    find_trtexec,
+    tensorrt_packages,
+)
+from resnet_edge.device.machine import describe
+from resnet_edge.device.packages import Package, probe_packages
+from tests.conftest import require
+from tests.device.trees import TREES, write_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make(path: Path, text: str = "", *, executable: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    if executable:
+        path.chmod(0o755)
+    return path
+
+
+def test_bindings_of_the_system_are_found_though_this_environment_does_not_see_them(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "usr/lib/python3.10/dist-packages/tensorrt"
+    make(folder / "__init__.py")
+    make(folder / "tensorrt.cpython-310-aarch64-linux-gnu.so")
+    venv = tmp_path / "venv/site-packages"
+    assert find_bindings(tmp_path, [str(venv)]) == (Bindings(str(folder), "3.10", visible=False),)
+    make(venv / "tensorrt" / "__init__.py")
+    assert [b.visible for b in find_bindings(tmp_path, [str(venv)])] == [True, False]
+
+
+def test_the_same_folder_by_two_ways_is_one_installation(tmp_path: Path) -> None:
+    dist = tmp_path / "usr/lib/python3/dist-packages"
+    make(dist / "tensorrt" / "__init__.py")
+    assert find_bindings(tmp_path, [str(dist), str(dist)]) == (
+        Bindings(str(dist / "tensorrt"), None, visible=True),
+    )
+    (dist / "tensorrt" / "__init__.py").unlink()
+    assert find_bindings(tmp_path, [str(dist)]) == ()
+
+
+BANNER = "#!/bin/sh\necho '&&&& RUNNING TensorRT.trtexec [TensorRT {}] # trtexec --help' >&{}\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [
+        (BANNER.format("v8502", 1), "8.5.2"),
+        (BANNER.format("v100300", 1) + "exit 1\n", "10.3.0"),
+        (BANNER.format("v101602] [b10", 2), "10.16.2"),
+        ("#!/bin/sh\necho nothing\n", None),
+        ("no program at all", None),
+    ],
+)
+def test_trtexec_is_asked_for_its_version(script: str, version: str | None, tmp_path: Path) -> None:
+    path = make(tmp_path / "usr/src/tensorrt/bin/trtexec", script, executable=True)
+    found = find_trtexec(tmp_path)
+    assert found is not None
+    assert (found.path, found.version) == (str(path), version)
+
+
+def test_a_trtexec_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "trtexec", BANNER.format("v110401", 1), executable=True)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = find_trtexec()
+    assert found is not None
+    assert (found.path, found.version) == (str(path), "11.4.1")
+
+
+def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+    make(tmp_path / "usr/src/tensorrt/bin/trtexec", BANNER)  # not executable
+    assert find_trtexec(tmp_path) is None
+    assert find_nvcc(tmp_path) is None
+    nvcc = make(tmp_path / "usr/local/cuda/bin/nvcc")
+    assert find_nvcc(tmp_path) == str(nvcc)
+    assert tensorrt_packages(tmp_path) == {}
+    write_tree(TREES["agx-orin-jp62-maxn"], tmp_path)
+    assert tensorrt_packages(tmp_path) == {"libnvinfer10": "10.3.0.30-1+cuda12.5"}
+
+
+def test_runtimes_of_python_packages_come_before_those_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = make(tmp_path / "nvidia/cu13/lib/libcudart.so.13")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert cuda_runtimes()[:2] == (str(library), "libcudart.so.13")
+
+
+def test_packages_are_imported_elsewhere_and_say_their_version() -> None:
+    require("onnxruntime")
+    found = probe_packages()
+    assert found["numpy"].version == sys.modules["numpy"].__version__
+    assert "CPUExecutionProvider" in found["onnxruntime"].details["providers"]
+    assert found["onnxruntime"].details["cuda_works"] in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        (
+            "raise ImportError('libnvinfer.so.10: cannot open shared object file')",
+            "libnvinfer.so.10",
+        ),
+        ("import sys; sys.exit(0)", "says nothing"),
+        ("import time; time.sleep(100)", "longer than"),
+    ],
+)
+def test_a_package_that_breaks_is_reported(
+    body: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "numpy_broken.py", body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(packages, "_PROBES", {"numpy_broken": ("import numpy_broken as m", "{}")})
+    monkeypatch.setattr(packages, "_TIMEOUT", 2 if "sleep" in body else 60)
+    package = probe_packages()["numpy_broken"]
+    assert package.version is None
+    assert said in package.error
+
+
+def test_a_package_that_prints_and_has_no_version_is_still_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "chatty.py", "print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(packages, "_PROBES", {"chatty": ("import chatty as m", "{'a': 1}"),
+                                              "absent.child": ("", "")})  # fmt: skip
+    assert probe_packages() == {
+        "chatty": Package("None", str(tmp_path / "chatty.py"), details={"a": 1})
+    }
+
+
+def test_this_machine_can_be_described(tmp_path: Path) -> None:
+    machine = describe(write_tree(TREES["thor-jp71"], tmp_path))
+    assert machine.jetson is not None
+    assert machine.jetson.soc == "tegra264"
+    assert machine.memory.total == TREES["thor-jp71"].memory_kb * 1024
+    assert machine.disk_free > 0
+    assert machine.usable("numpy") is not None
+    assert machine.usable("nothing") is None
