@@ -146,3 +146,53 @@ def test_the_dla_runs_what_it_can_and_the_rest_is_named(
     assert placement.startswith("DLA core 1 can run ")
     assert "the GPU runs" in placement
     assert "fc" in placement
+
+
+def test_verify_proves_the_engine_itself_whatever_its_profile(
+    bundle_copy: Path, shipped_images: Path
+) -> None:
+    def work(bundle: str, folder: str) -> list[Any]:
+        import sys
+        from dataclasses import replace
+        from pathlib import Path
+
+        from resnet_edge.data import open_images
+        from resnet_edge.verify.accuracy import verify
+        from resnet_edge.verify.candidate import find_candidate
+        from tests.backends.tensorrt.flow import Flow
+
+        sys.modules["torch"] = None  # as on a device; the float model is the reference there
+        flow = Flow(bundle)
+        images = open_images(Path(folder))
+        few = replace(images, pixels=images.pixels[:150], labels=images.labels[:150])
+        found = []
+        for profile in ([1, 8, 8], [5, 5, 5]):
+            engine = flow.build(precision="int8", profile=profile).engine
+            candidate = find_candidate(flow.bundle, engine=engine)
+            for source in (None, few):
+                result = verify(flow.bundle, candidate, source)
+                found.append([result.executed, result.n, result.agreement])
+        return found
+
+    for executed, count, agreement in run_on_device(
+        LIBRARY, work, str(bundle_copy), str(shipped_images / "test"), tensorrt="10.3"
+    ):
+        assert executed == "engine"
+        assert count in (32, 150)
+        assert agreement > 95
+
+
+def test_no_graph_stands_in_for_an_implicit_engine(bundle_copy: Path) -> None:
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.errors import BackendUnavailableError
+    from resnet_edge.verify.candidate import find_candidate
+
+    deployed(
+        bundle_copy, "10.3",
+        {"precision": "int8"}, {"precision": "int8", "implicit": "ranges"},
+    )  # fmt: skip
+    bundle = Bundle.open(bundle_copy)
+    folder = bundle.path / "engines" / "orin"
+    assert find_candidate(bundle, engine=folder / "model.int8.engine").executed == "graph"
+    with pytest.raises(BackendUnavailableError, match="cannot stand in"):
+        find_candidate(bundle, engine=folder / "model.int8-implicit.engine")
