@@ -17,7 +17,7 @@ from resnet_edge.models.zoo import ARCHITECTURES
 from resnet_edge.recipes import Recipe
 from resnet_edge.sidecar import read_sidecar
 from resnet_edge.targets import load_target
-from tests.conftest import require, stir_batch_norms
+from tests.conftest import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
                 shortcut="A" if shortcut == "A" else "B" if shortcut == "B" else "C",
                 num_classes=10,
             )  # fmt: skip
-        model = stir_batch_norms(ResNet(config)).eval()
+        model = with_statistics(ResNet(config), side)
         spec = ImageSpec(resize=side, crop=(side, side), mean=(0.5,) * 3, std=(0.25,) * 3)
         checkpoint = folder / "model.safetensors"
         save_checkpoint(checkpoint, model, name=name, image_spec=spec, labels=None, provenance={})
@@ -73,6 +73,19 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
         return made
 
     return bundle
+
+
+def with_statistics(model: Any, side: int) -> Any:
+    """Give every batch norm weights and the statistics of random images, whatever the depth."""
+    torch = require("torch")
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # one pass gives the exact statistics
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+        model.train()(torch.randn(4, 3, side, side))
+    return model.eval()
 
 
 def build_as(bundle: Bundle, precision: Precision, rest: Any, **options: Any) -> BuildResult:
