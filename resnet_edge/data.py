@@ -5,15 +5,15 @@ Every ``--data DIR`` of the command line ends up in `open_images`.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from resnet_edge.arrays import open_array_images
 from resnet_edge.cifar import find_cifar10, open_cifar10
 from resnet_edge.errors import DataError
 from resnet_edge.idx import read_idx
+from resnet_edge.label_files import read_class_names, read_label_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-__all__ = [
-    "FolderImages",
-    "IdxImages",
-    "ImageSource",
-    "open_images",
-    "read_class_names",
-    "resolve_labels",
-]
+__all__ = ["FolderImages", "IdxImages", "ImageSource", "open_images", "resolve_labels"]
 
 Split = Literal["train", "test"]
 
@@ -249,18 +242,6 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
     return None
 
 
-def read_class_names(file: Path) -> tuple[str, ...]:
-    """Read the names of the classes in index order, one a line.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the class names in {file}: {error}") from error
-
-
 def _image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
 
@@ -289,7 +270,7 @@ def _open_folder(path: Path, children: list[Path]) -> FolderImages:
 def _open_flat(path: Path, labels: Path) -> FolderImages:
     import numpy as np
 
-    rows = _read_label_rows(labels)
+    rows = read_label_rows(labels)
     missing = [name for name, _ in rows if not (path / name).is_file()]
     if not rows or missing:
         raise DataError(
@@ -303,14 +284,3 @@ def _open_flat(path: Path, labels: Path) -> FolderImages:
     names = tuple(sorted(set(values)))
     indices = np.array([names.index(v) for v in values], dtype=np.int64)
     return FolderImages(path, files, indices, names)
-
-
-def _read_label_rows(labels: Path) -> list[tuple[str, str]]:
-    try:
-        with labels.open(newline="", encoding="utf-8-sig") as stream:
-            rows: list[Any] = [row for row in csv.reader(stream) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the labels file {labels}: {error}") from error
-    if any(len(row) != 2 for row in rows):
-        raise DataError(f"{labels} must have two columns: file name,label")
-    return [(row[0].strip(), row[1].strip()) for row in rows]

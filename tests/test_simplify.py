@@ -129,6 +129,27 @@ def test_batch_norms_are_folded_into_their_convolutions() -> None:
     assert np.allclose(run(result.model, 2, 3, 5, 7), before, rtol=1e-4, atol=1e-5)
 
 
+@fold
+@pytest.mark.parametrize("equal", [True, False])
+def test_every_layer_keeps_weights_of_its_own_however_equal_they_are(
+    fold: bool, equal: bool
+) -> None:
+    second = "v" if equal else "w"  # stored twice, which onnxsim undoes; or shared from the start
+    text = f"""
+    g (float[n,4,5,7] x) => (float[n,4,5,7] y) {{
+        c = Conv (x, w, b)
+        r = Relu(c)
+        y = Conv (r, {second}, b)
+    }}"""
+    weight, bias = sample(4, 4, 1, 1), sample(4)
+    model = onnx_model(text, w=weight, b=bias, **({"v": weight} if equal else {}))
+    before = run(model, 2, 4, 5, 7)
+    result = simplify(model, fold=fold).model
+    read = [name for n in result.graph.node for name in n.input[1:]]
+    assert len(read) == len(set(read)) == 4
+    assert np.allclose(run(result, 2, 4, 5, 7), before, rtol=1e-5)
+
+
 def test_layers_are_named_after_their_weights_and_notes_are_dropped() -> None:
     model = head()
     for value in model.graph.initializer:

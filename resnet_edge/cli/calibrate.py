@@ -156,7 +156,7 @@ def _render_trials(console: Console, table: RangesTable) -> None:
             "yes" if trial["equalized"] else "no",
             trial["method"],
             "yes" if trial["bias_corrected"] else "no",
-            str(trial["images"]),
+            str(trial.get("images", "")),
             f"{trial['agreement']:.2f}",
             f"{trial['kl']:.2g}",
             *([f"{trial['top1']:.2f}"] if labelled else []),

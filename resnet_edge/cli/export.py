@@ -158,8 +158,8 @@ def _import(
     images: ImageSource | None,
     progress: Progress,
 ) -> ImportResult:
-    from resnet_edge.data import read_class_names
     from resnet_edge.foreign.stage import ImportConfig, import_onnx
+    from resnet_edge.label_files import read_class_names
 
     names = None if class_names is None else read_class_names(class_names)
     config = ImportConfig(flags.for_onnx(onnx), names, output_name, simplify)
