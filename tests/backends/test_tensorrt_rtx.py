@@ -31,7 +31,22 @@ RTX = load_target("rtx-4090")
 PRECISIONS: list[tuple[Precision, str]] = [
     ("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp16"), ("int8", "fp32"),
 ]  # fmt: skip
-BLOCKS = [("basic", "A"), ("basic", "B"), ("basic", "C"), ("bottleneck", "B"), ("bottleneck", "C")]
+SMALL = {"layers": (2, 1), "widths": (8, 16), "stem": "imagenet", "num_classes": 10}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "basic-A": {**SMALL, "block": "basic", "stem": "small", "shortcut": "A"},
+    "basic-B": {**SMALL, "block": "basic"},
+    "basic-C": {**SMALL, "block": "basic", "shortcut": "C"},
+    "bottleneck-B": {**SMALL, "block": "bottleneck"},
+    "bottleneck-C": {**SMALL, "block": "bottleneck", "shortcut": "C"},
+    "resnext": {**SMALL, "block": "bottleneck", "widths": (32, 64), "groups": 8, "base_width": 8},
+    "resnet-d": {
+        **SMALL, "block": "bottleneck", "stem": "deep", "stem_widths": (4, 4, 8), "shortcut": "D",
+    },
+    "se-resnet": {**SMALL, "block": "basic", "se_widths": (4, 4)},
+    "wide-1": {**SMALL, "block": "basic", "layers": (1,), "widths": (512,), "stem": "small"},
+    "wide-2": {**SMALL, "block": "basic", "layers": (2,), "widths": (512,), "stem": "small"},
+}  # fmt: skip
+BLOCKS = [name for name in NETWORKS if not name.startswith("wide")]
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +67,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp(name)
         if name in ARCHITECTURES:
-            config = architecture(name)
-        elif name.startswith("wide"):
-            config = ResNetConfig("basic", (int(name[-1]),), (512,), "small", num_classes=10)
+            model = steady(ResNet(architecture(name)))
         else:
-            block, shortcut = name.split("-")
-            config = ResNetConfig(
-                "basic" if block == "basic" else "bottleneck",
-                (2, 1), (8, 16), "small" if shortcut == "A" else "imagenet",
-                shortcut="A" if shortcut == "A" else "B" if shortcut == "B" else "C",
-                num_classes=10,
-            )  # fmt: skip
-        model = with_statistics(ResNet(config), side)
+            model = with_statistics(ResNet(ResNetConfig(**NETWORKS[name])), side)
         spec = ImageSpec(resize=side, crop=(side, side), mean=(0.5,) * 3, std=(0.25,) * 3)
         checkpoint = folder / "model.safetensors"
         save_checkpoint(checkpoint, model, name=name, image_spec=spec, labels=None, provenance={})
@@ -75,8 +81,19 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     return bundle
 
 
+def steady(model: Any) -> Any:
+    """Keep the activations of a deep network with random weights within FP16's range."""
+    torch = require("torch")
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "conv2") and model.config.residual:
+                last = module.bn3 if hasattr(module, "bn3") else module.bn2
+                last.weight.fill_(0.2)  # of a block, whose output is added to the stream
+    return model.eval()
+
+
 def with_statistics(model: Any, side: int) -> Any:
-    """Give every batch norm weights and the statistics of random images, whatever the depth."""
+    """Give every batch norm of a small network weights and the statistics of random images."""
     torch = require("torch")
     with torch.no_grad():
         for module in model.modules():
@@ -93,11 +110,11 @@ def build_as(bundle: Bundle, precision: Precision, rest: Any, **options: Any) ->
 
 
 @pytest.mark.parametrize(("precision", "rest"), PRECISIONS)
-@pytest.mark.parametrize(("block", "shortcut"), BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_builds_in_every_precision(
-    make: Callable[..., Bundle], block: str, shortcut: str, precision: Precision, rest: str
+    make: Callable[..., Bundle], block: str, precision: Precision, rest: str
 ) -> None:
-    bundle = make(f"{block}-{shortcut}")
+    bundle = make(block)
     model = load_graph(bundle.file("model.onnx"))
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # any batch
     result = build_as(bundle, precision, rest, profile=(1, 4, 16))
