@@ -11,10 +11,10 @@ from resnet_edge.artifacts import sha256_file, write_bytes
 from resnet_edge.backends.base import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
-from resnet_edge.errors import ConfigError
+from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.graph import load_graph
 from resnet_edge.progress import SILENT
-from resnet_edge.quantize.stage import quantize, stored_plan
+from resnet_edge.quantize.stage import base_name, quantize, stored_plan
 from resnet_edge.reference import MODEL
 from resnet_edge.request import Request, check_request
 from resnet_edge.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
@@ -22,12 +22,14 @@ from resnet_edge.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from resnet_edge.arrays import NetworkInputs
     from resnet_edge.backends.base import Backend
     from resnet_edge.bundle import Bundle
+    from resnet_edge.data import ImageSource
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
-__all__ = ["BuildConfig", "BuildResult", "build"]
+__all__ = ["BuildConfig", "BuildResult", "build", "layers_path"]
 
 
 @dataclass(frozen=True)
@@ -52,34 +54,34 @@ class BuildResult:
 
 
 def build(
-    bundle: Bundle, target: Target, config: BuildConfig, *, progress: Progress = SILENT
+    bundle: Bundle,
+    target: Target,
+    config: BuildConfig,
+    *,
+    images: ImageSource | NetworkInputs | None = None,
+    progress: Progress = SILENT,
 ) -> BuildResult:
     """Build an engine, or return the one the bundle already holds for the same inputs.
 
+    Args:
+        bundle: Holds the model and, for INT8, a calibration.
+        target: The device.
+        config: What to build.
+        images: What TensorRT calibrates on itself, where ``config.implicit`` asks for that.
+        progress: Listener.
+
     Raises:
-        ConfigError: The target cannot run this precision.
+        BackendUnavailableError: The target's library is not installed, or needs a GPU.
+        ConfigError: The target cannot run this precision, or its backend lacks an option.
         CalibrationError: INT8 is asked for and the bundle has no calibration.
         BuildError: The builder refused.
     """
     backend = get_backend(target.backend)
-    check_request(
-        target,
-        Request(config.precision, config.rest, config.profile, version=backend.probe().version),
-    )
-    graph = backend.graph(config)
+    _check(backend, target, config)
     rest = _rest(backend, config)
-    name = f"engines/{target.name}/{_file_name(config.precision, rest, backend)}"
-    if config.reduce_range is not None and graph != "int8-cpu":
-        raise ConfigError(
-            f"--reduce-range is for INT8 on a CPU, not for {config.precision} on {target.name}",
-            hint="leave it out, or add --int8 --target cpu",
-        )
-    source = quantize(
-        bundle,
-        graph,
-        keep_float=_kept_in_float(bundle, backend, config),
-        reduce_range=config.reduce_range,
-    )
+    source = _source(bundle, backend, config)
+    calibration = implicit_calibration(bundle, config, images) if config.implicit else None
+    name = f"engines/{target.name}/{_file_name(config, rest, backend)}"
     record = Record(
         stage="build",
         config={
@@ -87,36 +89,40 @@ def build(
             "precision": config.precision,
             "rest": rest,
             "profile": list(config.profile),
+            "settings": config.settings,
             "runtime": backend.version(),
         },
-        inputs={"onnx": bundle.sha256(source.name)},
+        inputs={"onnx": bundle.sha256(source)}
+        | ({"calibration": calibration_sha256(calibration, images)} if calibration else {}),
     )
     engine = bundle.file(name)
     if bundle.is_fresh(name, record) and sidecar_path(engine).is_file():
-        seconds = float(bundle.entry(name)["details"]["seconds"])
-        sidecar = read_sidecar(engine)
-        return BuildResult(
-            engine, sidecar_path(engine), sidecar, engine.stat().st_size, seconds, cached=True
-        )
+        return _kept(bundle, name)
     started = time.perf_counter()
-    with progress.task(f"build {target.name} {config.precision}", total=1) as task:
-        built = backend.build(source.path, target, config, progress=progress)
-        task.advance()
+    built = backend.build(
+        bundle.artifact(source), target, config, calibration=calibration, progress=progress
+    )
     seconds = round(time.perf_counter() - started, 3)
     write_bytes(engine, built.data)
+    layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
+    if built.layers is not None:
+        write_bytes(layers_path(engine), built.layers.encode())
     sidecar = Sidecar(
         backend=target.backend,
         runtime_version=backend.version(),
         target=target.name,
-        compute_capability=target.compute_capability,
+        compute_capabilities=built.compute_capabilities,
+        device=built.device,
         system=f"{platform.system()} {platform.machine()}",
         precision=config.precision,
         rest=rest,
-        onnx=source.name,
-        onnx_sha256=bundle.sha256(source.name),
+        onnx=source,
+        onnx_sha256=bundle.sha256(source),
         engine_sha256=sha256_file(engine),
         profile=config.profile if backend.profiles else None,
+        settings=config.settings,
         warnings=built.warnings,
+        notes=built.notes,
     )
     write_sidecar(engine, sidecar)
     bundle.record(name, Record(**{**vars(record), "details": {"seconds": seconds}}))
@@ -125,9 +131,58 @@ def build(
     )
 
 
-def _file_name(precision: str, rest: str, backend: Backend) -> str:
-    mixed = precision == "int8" and rest == "fp32" and backend.fp16
-    return f"model.{precision}{'-fp32' if mixed else ''}{backend.suffix}"
+def layers_path(engine: Path) -> Path:
+    """Return where the description of an engine's layers stands, if there is one."""
+    return engine.with_name(engine.name + ".layers.json")
+
+
+def _check(backend: Backend, target: Target, config: BuildConfig) -> None:
+    """Refuse what the target, then what the backend cannot do."""
+    check_request(
+        target,
+        Request(
+            config.precision,
+            config.rest,
+            config.profile,
+            dla=config.dla,
+            implicit=config.implicit is not None,
+            version=backend.probe().version,
+        ),
+    )
+    backend.check(config)
+
+
+def _source(bundle: Bundle, backend: Backend, config: BuildConfig) -> str:
+    """Return the artifact to build from, made if need be."""
+    if config.implicit == "ranges":
+        return base_name(bundle)
+    graph = backend.graph(config)
+    return quantize(
+        bundle,
+        graph,
+        keep_float=_kept_in_float(bundle, backend, config),
+        reduce_range=config.reduce_range,
+    ).name
+
+
+def _kept(bundle: Bundle, name: str) -> BuildResult:
+    engine = bundle.file(name)
+    seconds = float(bundle.entry(name)["details"]["seconds"])
+    size = engine.stat().st_size
+    return BuildResult(
+        engine, sidecar_path(engine), read_sidecar(engine), size, seconds, cached=True
+    )
+
+
+def _file_name(config: BuildConfig, rest: str, backend: Backend) -> str:
+    parts: list[str] = [config.precision]
+    if config.precision == "int8" and rest == "fp32" and backend.fp16:
+        parts.append("fp32")
+    if config.implicit is not None:
+        parts.append("implicit")
+    if config.dla is not None:
+        parts.append(f"dla{config.dla}")
+    return f"model.{'-'.join(parts)}{backend.suffix}"
 
 
 def _rest(backend: Backend, config: BuildConfig) -> str:
@@ -143,7 +198,8 @@ def _kept_in_float(bundle: Bundle, backend: Backend, config: BuildConfig) -> lis
     TensorRT has no INT8 kernel for a matrix times a vector; quantized, the layer would only gain
     conversions (ModelOpt leaves it out for the same reason).
     """
-    if config.precision != "int8" or not backend.profiles or config.profile[2] > 1:
+    quantized = config.precision == "int8" and config.implicit is None
+    if not quantized or not backend.profiles or config.profile[2] > 1:
         return None
     model = load_graph(bundle.artifact(MODEL))
     dense = [node.name for node in model.graph.node if node.op_type == "Gemm"]

@@ -9,6 +9,7 @@ from resnet_edge.artifacts import read_json, sha256_file, write_json
 from resnet_edge.errors import BundleError, EngineMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["Sidecar", "read_sidecar", "sidecar_path", "write_sidecar"]
@@ -24,7 +25,8 @@ class Sidecar:
         backend: Name of the backend that built it.
         runtime_version: Version of the library that built it, which a plan is bound to.
         target: Name of the target.
-        compute_capability: Of the target; empty for a CPU.
+        compute_capabilities: GPUs it was built for; empty for a CPU.
+        device: Name of the GPU it was built on; empty if built ahead of time.
         system: Operating system and architecture.
         precision: ``fp32``, ``fp16`` or ``int8``.
         rest: Type of what is not quantized.
@@ -32,13 +34,16 @@ class Sidecar:
         onnx_sha256: Its hash.
         engine_sha256: Hash of the engine file.
         profile: Smallest, optimal and largest batch; None where any batch runs.
+        settings: Options of the build that differ from their default.
         warnings: What the builder warned about.
+        notes: What the user should know, for example what is experimental.
     """
 
     backend: str
     runtime_version: str
     target: str
-    compute_capability: str
+    compute_capabilities: tuple[str, ...]
+    device: str
     system: str
     precision: str
     rest: str
@@ -46,7 +51,9 @@ class Sidecar:
     onnx_sha256: str
     engine_sha256: str
     profile: tuple[int, int, int] | None
+    settings: Mapping[str, Any]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -79,7 +86,9 @@ def read_sidecar(engine: Path) -> Sidecar:
         value = {k: value[k] for k in Sidecar.__dataclass_fields__}
         profile = value["profile"]
         value["profile"] = None if profile is None else tuple(int(n) for n in profile)
-        value["warnings"] = tuple(value["warnings"])
+        for key in ("compute_capabilities", "warnings", "notes"):
+            value[key] = tuple(str(text) for text in value[key])
+        value["settings"] = dict(value["settings"])
         sidecar = Sidecar(**value)
     except (BundleError, KeyError, TypeError, ValueError) as error:
         raise EngineMismatchError(f"{path} is not an engine's sidecar: {error}") from error

@@ -63,7 +63,7 @@ def test_every_rtx_target_builds_fp16_without_a_gpu(bundle: Bundle, target: str)
     require("tensorrt_rtx")
     result = build(bundle, load_target(target), BuildConfig("fp16"))
     assert result.size > 100_000
-    assert result.sidecar.compute_capability == load_target(target).compute_capability
+    assert result.sidecar.compute_capabilities == (load_target(target).compute_capability,)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -179,5 +179,5 @@ def test_weights_of_7_bits_are_a_choice_for_the_cpu_alone(bundle: Bundle) -> Non
     assert reduced.engine.read_bytes() != full
     assert build(bundle, cpu, BuildConfig("int8", reduce_range=True)).cached
     for target, precision in ((cpu, "fp32"), (RTX, "int8")):
-        with pytest.raises(ConfigError, match="--reduce-range is for INT8 on a CPU"):
+        with pytest.raises(ConfigError, match="--reduce-range"):
             build(bundle, target, BuildConfig(precision, reduce_range=True))

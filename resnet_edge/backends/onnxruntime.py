@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.base import BuildConfig, Calibration
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar
@@ -38,6 +38,7 @@ class OnnxRuntimeBackend(Backend):
     suffix = ".onnx"
     fp16 = False
     profiles = False
+    options = frozenset({"reduce_range"})
 
     def probe(self) -> Availability:
         """Say whether ONNX Runtime is installed, and with which providers."""
@@ -52,6 +53,15 @@ class OnnxRuntimeBackend(Backend):
         """Return ONNX Runtime's version."""
         return str(_load().__version__)
 
+    def check(self, config: BuildConfig) -> None:
+        """Refuse what only other backends can do, and 7-bit weights where there are no integers."""
+        super().check(config)
+        if config.reduce_range is not None and config.precision != "int8":
+            raise ConfigError(
+                f"--reduce-range is for INT8 on a CPU, not for {config.precision}",
+                hint="add --int8",
+            )
+
     def graph(self, config: BuildConfig) -> Graph:
         """Return the fully quantized CPU twin for INT8, else the float model."""
         if config.precision == "fp16":
@@ -62,11 +72,19 @@ class OnnxRuntimeBackend(Backend):
         return "int8-cpu" if config.precision == "int8" else "fp32"
 
     def build(
-        self, source: Path, target: Target, config: BuildConfig, *, progress: Progress
+        self,
+        source: Path,
+        target: Target,
+        config: BuildConfig,
+        *,
+        calibration: Calibration | None = None,
+        progress: Progress,
     ) -> EngineArtifact:
         """Check that the graph loads; the file is the engine."""
-        with OnnxRuntimeSession(source):
-            return EngineArtifact(source.read_bytes())
+        label = f"build {target.name} {config.precision}"
+        with progress.task(label, total=1) as task, OnnxRuntimeSession(source):
+            task.advance()
+        return EngineArtifact(source.read_bytes())
 
     def obstacle(self, sidecar: Sidecar) -> str | None:
         """Return why ONNX Runtime cannot run; it runs an engine of any version and machine."""

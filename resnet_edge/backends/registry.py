@@ -14,6 +14,7 @@ __all__ = ["BACKENDS", "get_backend"]
 
 _CLASSES = {
     "onnxruntime": "OnnxRuntimeBackend",
+    "tensorrt": "TensorRTBackend",
     "tensorrt_rtx": "TensorRTRtxBackend",
 }
 BACKENDS = tuple(_CLASSES)

@@ -3,77 +3,116 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resnet_edge.backends.base import Availability, Backend, EngineArtifact
-from resnet_edge.errors import BackendUnavailableError, BuildError, ConfigError
+from resnet_edge.artifacts import write_bytes
+from resnet_edge.backends.base import BuildConfig, EngineArtifact
+from resnet_edge.backends.tensorrt.backend import ModuleBackend
+from resnet_edge.backends.tensorrt.builder import build_plan as build_any
+from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine, refuse_foreign
+from resnet_edge.backends.tensorrt.logger import recording
+from resnet_edge.backends.tensorrt.session import TensorRTSession
+from resnet_edge.backends.tensorrt.settings import PlanRequest
+from resnet_edge.errors import (
+    BackendUnavailableError,
+    BundleError,
+    ConfigError,
+    EngineMismatchError,
+)
+from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from types import ModuleType
 
-    from resnet_edge.backends.base import BuildConfig, Session
+    import tensorrt_rtx
+
+    from resnet_edge.backends.base import Calibration
     from resnet_edge.progress import Progress
-    from resnet_edge.quantize.stage import Graph
-    from resnet_edge.sidecar import Sidecar
     from resnet_edge.targets import Target
 
-__all__ = ["TensorRTRtxBackend", "build_plan"]
+__all__ = ["TensorRTRtxBackend", "build_plan", "runtime_cache_path"]
 
 log = logging.getLogger(__name__)
 
+_TURING = "7.5"
+_EXPERIMENTAL_INT8 = (
+    "experimental: TensorRT for RTX documents INT8 for matrix products only; INT8 convolutions "
+    "build, but nothing promises that they run as INT8"
+)
 
-class TensorRTRtxBackend(Backend):
+
+class TensorRTRtxBackend(ModuleBackend):
     """Strongly typed engines: the graph alone decides the precision of every layer."""
 
     name = "tensorrt_rtx"
+    install = "pip install 'resnet-edge[rtx]' (Linux x86-64)"
+    options = frozenset({"strongly_typed", "compute_capabilities", "workspace", "sparsity"})
 
-    def probe(self) -> Availability:
-        """Say whether TensorRT-RTX is installed."""
-        try:
-            trt = _load()
-        except BackendUnavailableError as error:
-            return Availability(False, None, f"{error.message}: {error.hint}")
-        return Availability(True, trt.__version__, "builds without a GPU; running needs one")
-
-    def version(self) -> str:
-        """Return the version a plan built here is bound to."""
-        return str(_load().__version__)
-
-    def graph(self, config: BuildConfig) -> Graph:
-        """Return the graph whose element types are the precision asked for."""
-        if config.precision != "int8":
-            return config.precision
-        return "int8-fp16" if config.rest == "fp16" else "int8"
+    def without_gpu(self, reason: str) -> str | None:
+        """Return that building needs no GPU."""
+        return "builds without a GPU; running needs one"
 
     def build(
-        self, source: Path, target: Target, config: BuildConfig, *, progress: Progress
+        self,
+        source: Path,
+        target: Target,
+        config: BuildConfig,
+        *,
+        calibration: Calibration | None = None,
+        progress: Progress,
     ) -> EngineArtifact:
-        """Build for the target's compute capability, ahead of time."""
-        if target.compute_capability == "7.5" and config.precision == "int8":
+        """Build for one or several compute capabilities, ahead of time."""
+        trt = self.load()
+        capabilities = config.compute_capabilities or (target.compute_capability,)
+        if _TURING in capabilities and config.precision == "int8":
             raise ConfigError(
                 "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
                 hint="use --fp16",
             )
-        return build_plan(
-            source.read_bytes(),
-            compute_capabilities=(target.compute_capability,),
-            profile=config.profile,
+        own = config.workspace
+        workspace = target.workspace_bytes if own is None else own << 20
+        request = PlanRequest(
+            config,
+            workspace=workspace,
+            compute_capabilities=capabilities,
+            label=f"build {target.name} {config.precision}",
+        )
+        plan = build_any(trt, source, request, progress)
+        return EngineArtifact(
+            data=plan.data,
+            warnings=plan.warnings,
+            notes=(*plan.notes, *([_EXPERIMENTAL_INT8] if config.precision == "int8" else [])),
+            compute_capabilities=tuple(capabilities),
+            layers=self._layers(trt, plan.data, capabilities),
         )
 
-    def obstacle(self, sidecar: Sidecar) -> str | None:
-        """Return why the engine cannot run here."""
-        return "running TensorRT-RTX engines is not implemented yet"
+    def _layers(self, trt: ModuleType, data: bytes, capabilities: Sequence[str]) -> str | None:
+        """Describe the layers where the engine can be loaded: on a GPU it was built for."""
+        try:
+            capability = self.gpu().compute_capability
+        except BackendUnavailableError:
+            return None
+        if capability not in capabilities:
+            return None
+        return describe_engine(trt, data, LoadOptions("the new engine"))
 
-    def open(self, engine: Path, sidecar: Sidecar) -> Session:
-        """Load an engine."""
-        raise BackendUnavailableError(f"{engine}: {self.obstacle(sidecar)}")
+    def session(self, trt: ModuleType, engine: Path, options: LoadOptions) -> TensorRTSession:
+        """Open a session that keeps what is compiled at the first inference beside the engine."""
+        data, features = engine.read_bytes(), self.features()
+        if features.validity:
+            _check_validity(trt, data, options.name)
+        if features.runtime_cache:
+            contexts = _CachedContexts(trt, runtime_cache_path(engine))
+            return TensorRTSession(trt, data, options, contexts)
+        return TensorRTSession(trt, data, options)
 
 
 def build_plan(
     onnx: bytes, *, compute_capabilities: Sequence[str], profile: tuple[int, int, int]
 ) -> EngineArtifact:
-    """Build a strongly typed engine: the graph alone decides the precision of every layer.
+    """Build an engine from a serialized graph, outside any bundle.
 
     Args:
         onnx: A serialized model with one image input whose first dimension is the batch.
@@ -83,86 +122,87 @@ def build_plan(
     Raises:
         BackendUnavailableError: TensorRT-RTX is not installed.
         BuildError: The parser or the builder refused the model.
+        ConfigError: A compute capability is not supported.
     """
-    trt = _load()
-    logger = _make_logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx):
-        errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        raise BuildError(
-            "TensorRT-RTX cannot parse the model: "
-            + "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors[:3])
+    trt = TensorRTRtxBackend().load()
+    config = BuildConfig("fp32", profile=profile)  # the graph decides the precision
+    request = PlanRequest(config, compute_capabilities=tuple(compute_capabilities))
+    plan = build_any(trt, onnx, request, SILENT)
+    return EngineArtifact(plan.data, plan.warnings, plan.notes, tuple(compute_capabilities))
+
+
+def runtime_cache_path(engine: Path) -> Path:
+    """Return where the kernels compiled for an engine on this machine are kept."""
+    return engine.with_name(engine.name + ".runtime-cache")
+
+
+class _CachedContexts:
+    """Execution contexts that share compiled kernels, kept in a file from run to run.
+
+    TensorRT for RTX captures CUDA graphs itself, since it knows which kernels may change.
+    """
+
+    capture = False
+
+    def __init__(self, trt: ModuleType, path: Path) -> None:
+        self._trt, self._path = trt, path
+        self._runtime_config: tensorrt_rtx.IRuntimeConfig | None = None
+        self._kernels: tensorrt_rtx.IRuntimeCache | None = None
+        self._before = b""
+
+    def create(self, engine: tensorrt_rtx.ICudaEngine) -> tensorrt_rtx.IExecutionContext:
+        """Return a new context."""
+        if self._runtime_config is None:
+            self._configure(self._trt, engine)
+        return engine.create_execution_context(self._runtime_config)
+
+    def close(self) -> None:
+        """Write the cache if it has grown; without it the next start is slower, no more."""
+        kernels: tensorrt_rtx.IRuntimeCache | None = self._kernels
+        self._kernels = self._runtime_config = None
+        if kernels is None:
+            return
+        data = bytes(kernels.serialize())
+        if data == self._before:
+            return
+        try:
+            write_bytes(self._path, data)
+        except BundleError as error:
+            log.warning("compiled kernels are not kept: %s", error)
+
+    def _configure(self, trt: ModuleType, engine: tensorrt_rtx.ICudaEngine) -> None:
+        runtime_config: tensorrt_rtx.IRuntimeConfig = engine.create_runtime_config()
+        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        kernels: tensorrt_rtx.IRuntimeCache = runtime_config.create_runtime_cache()
+        if self._path.is_file():
+            self._before = self._path.read_bytes()
+            if not kernels.deserialize(self._before):
+                log.info("%s is of another machine or version; starting anew", self._path)
+                self._before = b""
+        runtime_config.set_runtime_cache(kernels)
+        self._runtime_config, self._kernels = runtime_config, kernels
+
+
+def _check_validity(trt: ModuleType, data: bytes, name: str) -> None:
+    """Ask whether an engine fits this machine, before it is loaded.
+
+    Raises:
+        EngineMismatchError: It does not.
+    """
+    refuse_foreign(data, name, ahead_of_time=True)
+    with recording(trt) as (logger, _):
+        runtime: tensorrt_rtx.Runtime = trt.Runtime(logger)
+        validity, why = runtime.get_engine_validity(data)
+    if validity == trt.EngineValidity.INVALID:
+        reasons = [
+            reason.name.lower().replace("_", " ")
+            for reason in trt.EngineInvalidityDiagnostics.__members__.values()
+            if int(why) & int(reason)
+        ]
+        raise EngineMismatchError(
+            f"TensorRT for RTX says that {name} cannot run here: "
+            + (", ".join(reasons) or "it gives no reason"),
+            hint="build it again, for this GPU and with this version",
         )
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    _set_profile(builder, config, network, profile)
-    config.num_compute_capabilities = len(compute_capabilities)
-    for position, capability in enumerate(compute_capabilities):
-        config.set_compute_capability(_capability(trt, capability), position)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BuildError(
-            "TensorRT-RTX could not build the engine: " + "; ".join(logger.errors[-3:])
-        )
-    return EngineArtifact(bytes(plan), tuple(dict.fromkeys(logger.warnings)))
-
-
-def _load() -> Any:
-    try:
-        import tensorrt_rtx
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "TensorRT-RTX is not installed", hint="pip install 'resnet-edge[rtx]' (Linux x86-64)"
-        ) from error
-    return tensorrt_rtx
-
-
-def _set_profile(builder: Any, config: Any, network: Any, profile: tuple[int, int, int]) -> None:
-    tensor = network.get_input(0)
-    shape = tuple(tensor.shape)
-    if shape[0] != -1:
-        if profile != (shape[0],) * 3:
-            raise BuildError(
-                f"the model has a fixed batch of {shape[0]}", hint=f"pass --profile {shape[0]}"
-            )
-        return
-    optimization = builder.create_optimization_profile()
-    optimization.set_shape(tensor.name, *[(batch, *shape[1:]) for batch in profile])
-    if config.add_optimization_profile(optimization) < 0:
-        raise BuildError(
-            f"TensorRT-RTX refused the profile {profile}",
-            hint="need smallest <= optimal <= largest",
-        )
-
-
-def _capability(trt: Any, capability: str) -> Any:
-    name = "SM" + capability.replace(".", "")
-    value = getattr(trt.ComputeCapability, name, None)
-    if value is None:
-        known = [n for n in dir(trt.ComputeCapability) if n.startswith("SM")]
-        raise BuildError(
-            f"TensorRT-RTX {trt.__version__} does not support compute capability {capability}",
-            hint=f"it supports {', '.join(sorted(known))}",
-        )
-    return value
-
-
-def _make_logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings are untyped
-        """Keep warnings and errors for the result instead of printing them."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity == trt.ILogger.Severity.WARNING:
-                self.warnings.append(message.strip())
-            elif severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message.strip())
-            log.debug("tensorrt_rtx: %s", message)
-
-    return Logger()
+    if validity == trt.EngineValidity.SUBOPTIMAL:
+        log.warning("%s runs here, but not as fast as if it were built again", name)

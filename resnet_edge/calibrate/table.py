@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["RangesTable", "TensorRange", "read_cache", "write_cache"]
+__all__ = ["RangesTable", "TensorRange", "encode_cache", "read_cache", "write_cache"]
 
 _SCHEMA = 1
 QMAX = 127
@@ -162,12 +162,21 @@ class RangesTable:
 
 
 def write_cache(table: RangesTable, path: Path) -> None:
-    """Write a TensorRT calibration cache: tensor name and big-endian float32 scale in hex."""
+    """Write a TensorRT calibration cache of a table's tensors."""
+    write_bytes(path, encode_cache({name: found.amax for name, found in table.tensors.items()}))
+
+
+def encode_cache(ranges: Mapping[str, float]) -> bytes:
+    """Return a TensorRT calibration cache: tensor name and big-endian float32 scale in hex.
+
+    Args:
+        ranges: ``amax`` by tensor name.
+    """
     lines = [_CACHE_HEADER]
-    for name, found in table.tensors.items():
-        scale = max(found.amax / QMAX, _SMALLEST_SCALE)
+    for name, amax in ranges.items():
+        scale = max(amax / QMAX, _SMALLEST_SCALE)
         lines.append(f"{name}: {struct.pack('>f', scale).hex()}")
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    return ("\n".join(lines) + "\n").encode()
 
 
 def read_cache(path: Path) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,11 +15,19 @@ from resnet_edge.recipes import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.base import Calibrator
     from resnet_edge.build import BuildResult
     from resnet_edge.bundle import Bundle
 
 __all__ = ["build"]
+
+
+class CalibratorName(Enum):
+    """Values of ``--calibrator``."""
+
+    RANGES = "ranges"
+    ENTROPY = "entropy"
+    MINMAX = "minmax"
 
 
 def build(
@@ -38,6 +46,46 @@ def build(
             "1,8,32, or what the model is fixed to."
         ),
     ] = None,
+    strongly_typed: Annotated[
+        bool,
+        typer.Option("--strongly-typed", help="The graph decides every type (TensorRT 10)."),
+    ] = False,
+    implicit: Annotated[
+        bool,
+        typer.Option("--implicit", help="INT8 without Q/DQ pairs (TensorRT 8 and 10, DLA)."),
+    ] = False,
+    calibrator: Annotated[
+        CalibratorName,
+        typer.Option(help="With --implicit: our ranges, or TensorRT's own algorithm on --data."),
+    ] = CalibratorName.RANGES,
+    dla: Annotated[
+        int | None, typer.Option(min=0, help="DLA core; the GPU runs what it cannot.")
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(help="RTX: build for these GPUs, comma-separated, for example 8.6,8.9."),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(min=1, help="MiB of scratch memory; default by the target.")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="0 builds fastest, 5 searches longest.")
+    ] = None,
+    builds: Annotated[
+        int, typer.Option(min=1, help="Build so often and keep the fastest engine.")
+    ] = 1,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs with later TensorRT versions too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Runs on every GPU from Ampere on.")
+    ] = False,
+    sparsity: Annotated[
+        bool, typer.Option("--sparsity", help="Use 2:4 sparse kernels where the weights allow.")
+    ] = False,
+    timing_cache: Annotated[
+        bool, typer.Option("--timing-cache/--no-timing-cache", help="Remember kernel timings.")
+    ] = True,
     reduce_range: Annotated[
         bool | None,
         typer.Option(
@@ -58,6 +106,7 @@ def build(
     """Build an engine for a target; with --int8 --data DIR it calibrates first."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.arrays import open_calibration
+    from resnet_edge.backends.base import BuildConfig
     from resnet_edge.build import build as run_build
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.recipes import load_recipe
@@ -68,10 +117,27 @@ def build(
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     opened = options.open_bundle(bundle, out, flags)
     resolved = resolve_target(target)
-    config = replace(_config(opened, int8, fp16, profile), reduce_range=reduce_range)
-    if data is not None:
-        calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
-    result = run_build(opened, resolved, config, progress=out.progress)
+    config = BuildConfig(
+        precision="int8" if int8 else "fp16" if fp16 else "fp32",
+        rest="fp32" if fp16 is False else "fp16",
+        profile=_batches(opened, profile),
+        strongly_typed=strongly_typed,
+        implicit=_implicit(implicit, calibrator, int8_on_dla=int8 and dla is not None),
+        dla=dla,
+        compute_capabilities=tuple(compute_capability.split(",")) if compute_capability else (),
+        workspace=workspace,
+        optimization_level=optimization_level,
+        builds=builds,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        sparsity=sparsity,
+        timing_cache=timing_cache,
+        reduce_range=reduce_range,
+    )
+    images = None if data is None else open_calibration(data)
+    if images is not None and config.implicit in (None, "ranges"):
+        calibrate(opened, images, load_recipe(recipe), progress=out.progress)
+    result = run_build(opened, resolved, config, images=images, progress=out.progress)
     sidecar = result.sidecar
     out.result(
         {
@@ -83,15 +149,16 @@ def build(
             "rest": sidecar.rest,
             "bytes": result.size,
             "seconds": result.seconds,
+            "settings": dict(sidecar.settings),
             "warnings": list(sidecar.warnings),
+            "notes": list(sidecar.notes),
             "cached": result.cached,
         },
         lambda console: _render(console, result),
     )
 
 
-def _config(bundle: Bundle, int8: bool, fp16: bool | None, profile: str | None) -> BuildConfig:
-    from resnet_edge.backends.base import BuildConfig
+def _batches(bundle: Bundle, profile: str | None) -> tuple[int, int, int]:
     from resnet_edge.graph import fixed_batch, load_graph
     from resnet_edge.reference import MODEL
 
@@ -102,11 +169,20 @@ def _config(bundle: Bundle, int8: bool, fp16: bool | None, profile: str | None) 
         batches *= 3
     if len(batches) != 3:
         raise ConfigError(f"--profile takes one or three numbers, not {len(batches)}")
-    return BuildConfig(
-        precision="int8" if int8 else "fp16" if fp16 else "fp32",
-        rest="fp32" if fp16 is False else "fp16",
-        profile=(batches[0], batches[1], batches[2]),
-    )
+    return batches[0], batches[1], batches[2]
+
+
+def _implicit(
+    implicit: bool, calibrator: CalibratorName, *, int8_on_dla: bool
+) -> Calibrator | None:
+    """Return where implicit INT8 takes its ranges from; the DLA takes no other INT8."""
+    if implicit or int8_on_dla:
+        return calibrator.value
+    if calibrator is not CalibratorName.RANGES:
+        raise ConfigError(
+            f"--calibrator {calibrator.value} is for implicit INT8", hint="add --implicit"
+        )
+    return None
 
 
 def _render(console: Console, result: BuildResult) -> None:
@@ -117,4 +193,6 @@ def _render(console: Console, result: BuildResult) -> None:
         f"{sidecar.runtime_version}): {result.size / 1e6:.2f} MB in {result.seconds:.1f} s"
         + (" (unchanged)" if result.cached else "")
     )
+    for note in sidecar.notes:
+        console.print(f"  {note}")
     console.print(f"{result.engine}")

@@ -32,6 +32,7 @@ __all__ = [
     "Graph",
     "QuantizeResult",
     "base_model",
+    "base_name",
     "load_table",
     "quantize",
     "store_plan",
@@ -125,7 +126,7 @@ def load_table(bundle: Bundle) -> RangesTable:
     return table
 
 
-def base_model(bundle: Bundle) -> ModelProto:
+def base_name(bundle: Bundle) -> str:
     """Return the float model the ranges belong to: as exported, or as calibration changed it.
 
     Raises:
@@ -133,7 +134,12 @@ def base_model(bundle: Bundle) -> ModelProto:
     """
     name = _base_name(bundle, load_table(bundle))
     assert name is not None  # load_table refuses a table without a model
-    return load_graph(bundle.artifact(name))
+    return name
+
+
+def base_model(bundle: Bundle) -> ModelProto:
+    """Load the float model the ranges belong to; see `base_name`."""
+    return load_graph(bundle.artifact(base_name(bundle)))
 
 
 def store_plan(bundle: Bundle, plan: Mapping[str, Any]) -> None:

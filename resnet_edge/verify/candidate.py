@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.artifacts import sha256_file
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.errors import BundleError, EngineMismatchError
+from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.export import MODEL
 from resnet_edge.sidecar import read_sidecar
 
@@ -71,6 +71,7 @@ def find_candidate(
     """Return the engine asked for, or the newest build that fits.
 
     Raises:
+        BackendUnavailableError: The engine cannot run here, and nothing can stand in for it.
         BundleError: The bundle has no such build.
         EngineMismatchError: The engine, its sidecar and the bundle do not belong together.
     """
@@ -104,6 +105,12 @@ def _from_engine(bundle: Bundle, engine: Path) -> Candidate:
             hint="the model or its calibration changed since; build again",
         )
     obstacle = get_backend(sidecar.backend).obstacle(sidecar)
+    if obstacle and sidecar.settings.get("implicit"):
+        raise BackendUnavailableError(
+            f"{engine} cannot run here ({obstacle}), and its graph cannot stand in for it: "
+            "TensorRT quantized it while building",
+            hint="verify it on the device, or build with Q/DQ pairs (leave out --implicit)",
+        )
     return Candidate(
         backend=sidecar.backend,
         precision=sidecar.precision,

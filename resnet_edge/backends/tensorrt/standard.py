@@ -1,0 +1,160 @@
+"""TensorRT: builds on the device that runs the engine, a Jetson or a desktop GPU."""
+
+from __future__ import annotations
+
+import logging
+from statistics import median
+from typing import TYPE_CHECKING
+
+from resnet_edge.backends.base import EngineArtifact
+from resnet_edge.backends.cuda.device import probe as probe_device
+from resnet_edge.backends.tensorrt.backend import ModuleBackend
+from resnet_edge.backends.tensorrt.builder import build_plan
+from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine
+from resnet_edge.backends.tensorrt.session import TensorRTSession
+from resnet_edge.backends.tensorrt.settings import PlanRequest
+from resnet_edge.backends.tensorrt.timing_cache import TimingCache
+from resnet_edge.device.versions import parts
+from resnet_edge.errors import BackendUnavailableError, ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    from resnet_edge.backends.base import BuildConfig, Calibration
+    from resnet_edge.backends.tensorrt.builder import Plan
+    from resnet_edge.device.driver import Gpu
+    from resnet_edge.progress import Progress
+    from resnet_edge.targets import Target
+
+__all__ = ["TensorRTBackend"]
+
+log = logging.getLogger(__name__)
+
+_WARM_UP, _TIMED = 20, 100  # inferences
+
+
+class TensorRTBackend(ModuleBackend):
+    """Weakly typed engines where TensorRT has precision flags, else strongly typed ones."""
+
+    name = "tensorrt"
+    install = (
+        "on a Jetson TensorRT comes with JetPack: make the virtual environment with "
+        "--system-site-packages; elsewhere: pip install 'resnet-edge[tensorrt]'"
+    )
+    options = frozenset({
+        "strongly_typed", "implicit", "dla", "workspace", "optimization_level", "builds",
+        "version_compatible", "hardware_compatible", "sparsity", "timing_cache",
+    })  # fmt: skip
+
+    def without_gpu(self, reason: str) -> str | None:
+        """Return None: it builds on the device it builds for."""
+        return None
+
+    def check(self, config: BuildConfig) -> None:
+        """Refuse what this version of TensorRT cannot do."""
+        super().check(config)
+        features, version = self.features(), self.version()
+        if config.strongly_typed and not features.strong:
+            raise ConfigError(
+                f"TensorRT {version} has no strongly typed networks",
+                hint="leave out --strongly-typed",
+            )
+        if config.implicit is not None and not features.calibrators:
+            raise ConfigError(
+                f"TensorRT {version} has no implicit quantization any more",
+                hint="leave out --implicit: the graph gets Q/DQ pairs",
+            )
+        if config.hardware_compatible and not features.hardware_compatibility:
+            raise ConfigError(
+                f"TensorRT {version} builds for one GPU only",
+                hint="leave out --hardware-compatible",
+            )
+        if config.dla is not None and config.precision == "int8" and config.implicit is None:
+            raise ConfigError(
+                "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
+                hint="add --implicit, or use --fp16",
+            )
+
+    def build(
+        self,
+        source: Path,
+        target: Target,
+        config: BuildConfig,
+        *,
+        calibration: Calibration | None = None,
+        progress: Progress,
+    ) -> EngineArtifact:
+        """Build on this machine's GPU, as often as asked for, and keep the fastest."""
+        trt, gpu = self.load(), self.gpu()
+        _check_device(target, config, gpu)
+        if config.builds > 1 and not (found := probe_device()).available:
+            raise BackendUnavailableError(f"--builds measures the engines: {found.detail}")
+        keep_timings = config.timing_cache and config.builds == 1  # or all builds would be equal
+        request = PlanRequest(
+            config,
+            workspace=_workspace(target, config),
+            calibration=calibration,
+            timing_cache=TimingCache(self.version(), gpu) if keep_timings else None,
+            label=f"build {target.name} {config.precision}",
+        )
+        plans = [build_plan(trt, source, request, progress) for _ in range(config.builds)]
+        options = LoadOptions("the new engine", config.dla, config.version_compatible)
+        plan, notes = _fastest(trt, plans, options, config.profile[1])
+        return EngineArtifact(
+            data=plan.data,
+            warnings=plan.warnings,
+            notes=(*plan.notes, *notes),
+            compute_capabilities=(gpu.compute_capability,),
+            device=gpu.name,
+            layers=describe_engine(trt, plan.data, options),
+        )
+
+    def session(self, trt: ModuleType, engine: Path, options: LoadOptions) -> TensorRTSession:
+        """Open a session that captures CUDA graphs."""
+        return TensorRTSession(trt, engine.read_bytes(), options)
+
+
+def _workspace(target: Target, config: BuildConfig) -> int | None:
+    return target.workspace_bytes if config.workspace is None else config.workspace << 20
+
+
+def _check_device(target: Target, config: BuildConfig, gpu: Gpu) -> None:
+    """Refuse to build for another GPU than the one that is here."""
+    if gpu.compute_capability == target.compute_capability:
+        return
+    ampere = min(parts(gpu.compute_capability), parts(target.compute_capability)) >= (8, 0)
+    if config.hardware_compatible and ampere:
+        return
+    raise ConfigError(
+        f"TensorRT builds for the GPU it runs on: {target.name} has compute capability "
+        f"{target.compute_capability}, this {gpu.name} has {gpu.compute_capability}",
+        hint="build on the device itself, or pass --target auto",
+    )
+
+
+def _fastest(
+    trt: ModuleType, plans: list[Plan], options: LoadOptions, batch: int
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan that takes the GPU least time, and what was measured."""
+    if len(plans) == 1:
+        return plans[0], ()
+    times = [_gpu_ms(trt, plan.data, options, batch) for plan in plans]
+    best = min(range(len(plans)), key=times.__getitem__)
+    listed = ", ".join(f"{ms:.3f}" for ms in times)
+    return plans[best], (f"the fastest of {len(plans)} builds; GPU ms at batch {batch}: {listed}",)
+
+
+def _gpu_ms(trt: ModuleType, plan: bytes, options: LoadOptions, batch: int) -> float:
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    with TensorRTSession(trt, plan, options) as session:
+        feed = {
+            spec.name: random.uniform(0, 2, (batch, *(n or 1 for n in spec.shape[1:]))).astype(
+                spec.dtype
+            )
+            for spec in session.inputs
+        }
+        session.time(feed, _WARM_UP)
+        return median(times.compute for times in session.time(feed, _TIMED))

@@ -1,0 +1,85 @@
+"""Kernel timings of earlier builds: one file per TensorRT version and GPU, in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet_edge.artifacts import write_bytes
+from resnet_edge.errors import BundleError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+    from resnet_edge.device.driver import Gpu
+
+__all__ = ["TimingCache"]
+
+log = logging.getLogger(__name__)
+
+_MAGIC = b"resnet-edge timing cache 1\n"
+
+
+class TimingCache:
+    """The timings for one TensorRT version and one GPU.
+
+    TensorRT reads them with native code, so they carry a header with what they are for and their
+    hash; a file that does not fit is ignored with a warning.
+
+    Attributes:
+        path: The file, whether or not it exists.
+    """
+
+    def __init__(self, version: str, gpu: Gpu) -> None:
+        self._key = {"tensorrt": version, "gpu": gpu.name, "capability": gpu.compute_capability}
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        words = re.sub(
+            r"[^a-z0-9.]+", "-", f"{version}-{gpu.name}-sm{gpu.compute_capability}".lower()
+        )
+        self.path = folder / "resnet-edge" / "timing" / f"{words}.bin"
+
+    def attach(self, builder_config: tensorrt.IBuilderConfig) -> None:
+        """Let a build use the timings, or start empty."""
+        for data in (self._read(), b""):
+            timings: tensorrt.ITimingCache = builder_config.create_timing_cache(data)
+            if timings is not None and builder_config.set_timing_cache(
+                timings, ignore_mismatch=False
+            ):
+                return
+            if data:
+                log.warning("TensorRT does not take the timing cache %s; starting anew", self.path)
+
+    def keep(self, builder_config: tensorrt.IBuilderConfig) -> None:
+        """Write what a build has added; a cache that cannot be written only costs time."""
+        timings: tensorrt.ITimingCache = builder_config.get_timing_cache()
+        if timings is None:
+            return
+        data = bytes(timings.serialize())
+        header = json.dumps({**self._key, "sha256": hashlib.sha256(data).hexdigest()}).encode()
+        try:
+            write_bytes(self.path, _MAGIC + header + b"\n" + data)
+        except BundleError as error:
+            log.warning("timings are not kept: %s", error)
+
+    def _read(self) -> bytes:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            log.warning("cannot read the timing cache %s: %s", self.path, error)
+            return b""
+        header, _, data = content.removeprefix(_MAGIC).partition(b"\n")
+        expected = {**self._key, "sha256": hashlib.sha256(data).hexdigest()}
+        try:
+            if content.startswith(_MAGIC) and json.loads(header) == expected:
+                return data
+        except ValueError:
+            pass
+        log.warning("the timing cache %s is damaged or of another device; starting anew", self.path)
+        return b""

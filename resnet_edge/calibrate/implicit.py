@@ -1,0 +1,103 @@
+"""Calibration for implicit INT8: TensorRT places the quantization, we give ranges or images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.artifacts import sha256_json
+from resnet_edge.backends.base import Calibration
+from resnet_edge.batches import Feeds
+from resnet_edge.calibrate.table import encode_cache
+from resnet_edge.errors import ConfigError, DataError
+from resnet_edge.graph import GraphIndex
+from resnet_edge.quantize.placement import commutes
+from resnet_edge.quantize.stage import base_model, load_table, stored_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+    from onnx import GraphProto
+
+    from resnet_edge.arrays import NetworkInputs
+    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.data import ImageSource
+
+__all__ = ["calibration_sha256", "fill_ranges", "implicit_calibration"]
+
+
+def implicit_calibration(
+    bundle: Bundle, config: BuildConfig, images: ImageSource | NetworkInputs | None
+) -> Calibration:
+    """Return what an implicit build of a bundle takes its ranges from.
+
+    Args:
+        bundle: With a calibration, unless TensorRT is to calibrate on images itself.
+        config: Of the build; ``implicit`` is set.
+        images: What TensorRT calibrates on, for ``entropy`` and ``minmax``.
+
+    Raises:
+        CalibrationError: The bundle has no calibration.
+        ConfigError: Images are missing, or TensorRT's calibrator cannot be fed with them.
+    """
+    keep_float = stored_plan(bundle)
+    if config.implicit == "ranges":
+        table = load_table(bundle)
+        ranges = {name: found.amax for name, found in table.tensors.items()}
+        cache = encode_cache(fill_ranges(base_model(bundle).graph, ranges))
+        return Calibration(cache=cache, keep_float=keep_float)
+    if images is None:
+        raise ConfigError(
+            f"--calibrator {config.implicit} runs on images, and there are none",
+            hint="add --data DIR, or use --calibrator ranges",
+        )
+    spec, batch = bundle.model.image_spec, config.profile[1]
+    if spec.input != "float":
+        raise ConfigError(
+            "TensorRT's calibrator takes float32 inputs, this model takes uint8",
+            hint="use --calibrator ranges, or export with --input float",
+        )
+    if len(images) < batch:
+        raise DataError(
+            f"{images.path} has {len(images)} images, one batch of the profile takes {batch}",
+            hint=f"give more images, or a smaller optimal batch than {batch} with --profile",
+        )
+
+    def batches() -> Iterator[NDArray[Any]]:
+        for array, _ in Feeds(images, spec, batch, range(len(images))):
+            if len(array) == batch:  # TensorRT takes full batches only
+                yield array
+
+    return Calibration(batches=batches, keep_float=keep_float)
+
+
+def calibration_sha256(calibration: Calibration, images: ImageSource | NetworkInputs | None) -> str:
+    """Return a hash of what a calibration depends on."""
+    keys = (
+        [] if images is None or calibration.cache else [images.key(i) for i in range(len(images))]
+    )
+    cache = (calibration.cache or b"").decode()
+    return sha256_json([cache, keys, list(calibration.keep_float)])
+
+
+def fill_ranges(graph: GraphProto, ranges: Mapping[str, float]) -> dict[str, float]:
+    """Add ranges that follow from others, so that TensorRT finds one wherever it looks.
+
+    What an operator that commutes with quantization gives has the range of what it takes. What
+    only a ReLU reads gets the range of the ReLU's output: the part below zero, which that range
+    may clip, is lost in the ReLU anyway.
+
+    Args:
+        graph: The float network.
+        ranges: ``amax`` by tensor name.
+    """
+    filled, index = dict(ranges), GraphIndex(graph)
+    for node in graph.node:
+        if commutes(node) and node.input[0] in filled:
+            filled.setdefault(node.output[0], filled[node.input[0]])
+    for node in reversed(graph.node):
+        absorbs = node.op_type == "Relu" and index.only_consumer(node.input[0]) is not None
+        if absorbs and node.output[0] in filled:
+            filled.setdefault(node.input[0], filled[node.output[0]])
+    return filled

@@ -1,0 +1,98 @@
+"""What the tests run on the emulated device: bundles built for an Orin by the fake TensorRT."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnet_edge.backends.base import BuildConfig
+from resnet_edge.build import build, layers_path
+from resnet_edge.bundle import Bundle
+from resnet_edge.progress import SILENT
+from resnet_edge.reference import Golden
+from resnet_edge.targets import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from resnet_edge.backends.tensorrt.session import TensorRTSession
+    from resnet_edge.build import BuildResult
+    from resnet_edge.progress import Progress
+
+
+class Flow:
+    """A bundle, and what is built from it for an Orin with two DLA cores.
+
+    Attributes:
+        bundle: The bundle.
+        feed: The first golden images as the network takes them.
+        cache: Where timing caches go.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.cache = Path(path).parent / "cache"
+        os.environ["XDG_CACHE_HOME"] = str(self.cache)
+        self.bundle = Bundle.open(Path(path))
+        golden = Golden.load(self.bundle)
+        self.feed = {"input": self.bundle.model.image_spec.to_input(golden.pixels[:8])}
+        self._golden = golden.logits[:8]
+        self._target = Target(
+            "orin", "", "tensorrt", "8.7", dla_cores=2, memory_gb=8, soc="tegra234",
+            modules=("p1",),
+        )  # fmt: skip
+
+    def build(
+        self, *, images: str = "", progress: Progress = SILENT, **options: Any
+    ) -> BuildResult:
+        """Build with these fields of `BuildConfig`; by default FP16 for 1 to 8 images."""
+        from resnet_edge.data import open_images
+
+        chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        config = BuildConfig(**{"precision": "fp16", "profile": (1, 8, 8), **chosen})
+        source = open_images(Path(images)) if images else None
+        return build(self.bundle, self._target, config, images=source, progress=progress)
+
+    def open(self, result: BuildResult) -> TensorRTSession:
+        """Open an engine as the commands do."""
+        from resnet_edge.verify.candidate import find_candidate
+
+        candidate = find_candidate(self.bundle, engine=result.engine)
+        assert candidate.executed == "engine", candidate.obstacle
+        session: Any = candidate.open()
+        return session
+
+    def expected(self, result: BuildResult) -> NDArray[np.float32]:
+        """Return what ONNX Runtime makes of the graph that an engine was built from."""
+        from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+        with OnnxRuntimeSession(self.bundle.path / result.sidecar.onnx) as session:
+            return session.run(self.feed)["logits"]
+
+    def header(self, result: BuildResult) -> dict[str, Any]:
+        """Return what the fake builder was told."""
+        data = result.engine.read_bytes()
+        end = 8 + int.from_bytes(data[4:8], "little")
+        header: dict[str, Any] = json.loads(data[8:end])
+        return header
+
+    def facts(self, result: BuildResult) -> dict[str, Any]:
+        """Run an engine and return all there is to know about it."""
+        expected = self.expected(result)
+        with self.open(result) as session:
+            outputs = [session.run(self.feed)["logits"] for _ in range(4)]
+            single = session.run_rows(self.feed["input"][:1])["logits"]
+        return {
+            "onnx": result.sidecar.onnx,
+            "name": result.engine.name,
+            "notes": result.sidecar.notes,
+            "device": result.sidecar.device,
+            "header": self.header(result),
+            "layer": json.loads(layers_path(result.engine).read_text())["Layers"][0],
+            "difference": max(float(np.abs(o - expected).max()) for o in outputs),
+            "single": float(np.abs(single - expected[:1]).max()),
+            "agreement": float((outputs[0].argmax(1) == self._golden.argmax(1)).mean()),
+        }

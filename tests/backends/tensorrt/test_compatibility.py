@@ -1,0 +1,74 @@
+"""An engine that does not fit this machine is known before anything reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from resnet_edge.backends.tensorrt.compatibility import mismatch
+from resnet_edge.device.driver import Gpu
+from resnet_edge.sidecar import Sidecar
+
+ORIN = Gpu("Orin", "8.7", 64 << 30, integrated=True)
+ENGINE = Sidecar(
+    backend="tensorrt",
+    runtime_version="10.3.0",
+    target="jetson-agx-orin-64gb",
+    compute_capabilities=("8.7",),
+    device="Orin",
+    system="Linux aarch64",
+    precision="fp16",
+    rest="fp16",
+    onnx="model.onnx",
+    onnx_sha256="",
+    engine_sha256="",
+    profile=(1, 8, 32),
+    settings={},
+    warnings=(),
+    notes=(),
+)
+
+
+def test_an_engine_runs_where_it_was_built() -> None:
+    assert mismatch(ENGINE, "10.3.0", ORIN) is None
+
+
+@pytest.mark.parametrize("version", ["10.3.1", "8.6.2", "11.4.0"])
+def test_another_version_is_named(version: str) -> None:
+    assert version in str(mismatch(ENGINE, version, ORIN))
+    assert "10.3.0" in str(mismatch(ENGINE, version, ORIN))
+
+
+@pytest.mark.parametrize(
+    ("version", "runs"), [("10.13.3", True), ("10.10", True), ("8.6.2", False)]
+)
+def test_a_version_compatible_engine_runs_with_later_versions(version: str, runs: bool) -> None:
+    engine = replace(ENGINE, settings={"version_compatible": True})
+    assert (mismatch(engine, version, ORIN) is None) == runs
+
+
+@pytest.mark.parametrize(
+    ("capability", "settings", "runs"),
+    [
+        ("8.6", {}, False),
+        ("8.6", {"hardware_compatible": True}, True),
+        ("7.5", {"hardware_compatible": True}, False),
+        ("11.0", {"hardware_compatible": True}, True),
+    ],
+)
+def test_another_gpu_needs_a_hardware_compatible_engine(
+    capability: str, settings: dict[str, Any], runs: bool
+) -> None:
+    gpu = Gpu("some GPU", capability, 8 << 30)
+    found = mismatch(replace(ENGINE, settings=settings), "10.3.0", gpu)
+    assert (found is None) == runs
+    if found is not None:
+        assert "8.7" in found
+        assert capability in found
+
+
+def test_one_of_several_compute_capabilities_is_enough() -> None:
+    engine = replace(ENGINE, compute_capabilities=("8.6", "8.7"))
+    assert mismatch(engine, "10.3.0", ORIN) is None
