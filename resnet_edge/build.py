@@ -12,7 +12,7 @@ from resnet_edge.backends.base import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration
-from resnet_edge.graph import load_graph
+from resnet_edge.graph import load_graph, tensor_specs
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import base_name, quantize, stored_plan
 from resnet_edge.reference import MODEL
@@ -107,6 +107,7 @@ def build(
     layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
     if built.layers is not None:
         write_bytes(layers_path(engine), built.layers.encode())
+    inputs, outputs = tensor_specs(load_graph(bundle.artifact(source)))
     sidecar = Sidecar(
         backend=target.backend,
         runtime_version=backend.version(),
@@ -121,6 +122,8 @@ def build(
         engine_sha256=sha256_file(engine),
         profile=config.profile if backend.profiles else None,
         settings=config.settings,
+        inputs=inputs,
+        outputs=outputs,
         warnings=built.warnings,
         notes=built.notes,
     )

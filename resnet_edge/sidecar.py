@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import read_json, sha256_file, write_json
+from resnet_edge.backends.base import TensorSpec
 from resnet_edge.errors import BundleError, EngineMismatchError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Sidecar:
         engine_sha256: Hash of the engine file.
         profile: Smallest, optimal and largest batch; None where any batch runs.
         settings: Options of the build that differ from their default.
+        inputs: What the engine takes; None stands for the batch.
+        outputs: What it returns.
         warnings: What the builder warned about.
         notes: What the user should know, for example what is experimental.
     """
@@ -52,6 +55,8 @@ class Sidecar:
     engine_sha256: str
     profile: tuple[int, int, int] | None
     settings: Mapping[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -89,6 +94,8 @@ def read_sidecar(engine: Path) -> Sidecar:
         for key in ("compute_capabilities", "warnings", "notes"):
             value[key] = tuple(str(text) for text in value[key])
         value["settings"] = dict(value["settings"])
+        value["inputs"] = _specs(value["inputs"])
+        value["outputs"] = _specs(value["outputs"])
         sidecar = Sidecar(**value)
     except (BundleError, KeyError, TypeError, ValueError) as error:
         raise EngineMismatchError(f"{path} is not an engine's sidecar: {error}") from error
@@ -97,3 +104,16 @@ def read_sidecar(engine: Path) -> Sidecar:
             f"{engine} is not the file its sidecar describes", hint="build it again"
         )
     return sidecar
+
+
+def _specs(values: Any) -> tuple[TensorSpec, ...]:
+    """Read what `asdict` made of tensor specs."""
+    specs = tuple(
+        TensorSpec(
+            str(v["name"]), tuple(n if n is None else int(n) for n in v["shape"]), str(v["dtype"])
+        )
+        for v in values
+    )
+    if not specs or any(not spec.shape for spec in specs):
+        raise ValueError("an engine has inputs and outputs with a batch")
+    return specs
