@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSIONS = ("8.2.1", "8.5.2", "8.6.1", "10.3.0", "10.13.3", "11.4.1")
 _HERE = REPOSITORY / "tests" / "emulation" / "trtexec"
+VERSIONS = ("8.2.1", "8.5.2", "8.6.1", "10.3.0", "10.13.3", "11.4.1")
+
+
+def flags_of(version: str) -> dict[str, Any]:
+    """Return what is known of a version's options, with its source."""
+    value: dict[str, Any] = json.loads((_HERE / "flags" / f"{version}.json").read_text())
+    return value
+
+
+def listed_flags(version: str) -> set[str]:
+    """Return the options that a version's help begins a line with."""
+    return set(re.findall(r"--\w+", " ".join(flags_of(version)["help"])))
 
 
 def install(folder: Path, version: str, fault: str = "") -> Path:

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnet_edge.backends.base import BuildConfig
+from resnet_edge.errors import ConfigError, GraphError
+from resnet_edge.trtexec.command import (
+    Build,
+    Run,
+    build_arguments,
+    graph_for,
+    known_flags,
+    run_arguments,
+)
+from tests.emulation.trtexec.install import VERSIONS, flags_of, listed_flags
+
+if TYPE_CHECKING:
+    from resnet_edge.backends.base import Precision
+
+SHAPES = {"input": ((1, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
+BUILD = Build("model.onnx", "model.engine", "fp32", "fp16", SHAPES, 512)
+OURS = known_flags("8.2") | known_flags("8.6") | known_flags("11.0")
+
+
+def names(arguments: list[str]) -> set[str]:
+    return {argument.partition("=")[0] for argument in arguments}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_table_says_what_the_public_sources_say(version: str) -> None:
+    assert known_flags(version) == OURS & listed_flags(version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("rest", ["fp16", "fp32"])
+def test_only_options_of_the_version_are_written(
+    version: str, precision: Precision, rest: Any
+) -> None:
+    build = replace(BUILD, precision=precision, rest=rest)
+    accepted = set(flags_of(version)["accepts"])
+    run = Run(export_outputs="o", export_times="t", warm_up_ms=1, seconds=1, iterations=1)
+    flags = known_flags(version)
+    assert names(build_arguments(build, flags)) <= accepted & listed_flags(version)
+    arguments = run_arguments("e", run, files={"input": "i"}, shapes={"input": (1, 2)}, flags=flags)
+    assert names(arguments) <= accepted & listed_flags(version)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("8.2", ["--fp16", "--int8", "--workspace=512", "--buildOnly"]),
+        ("8.5", ["--fp16", "--int8", "--memPoolSize=workspace:512", "--buildOnly"]),
+        ("8.6", ["--fp16", "--int8", "--memPoolSize=workspace:512", "--skipInference"]),
+        ("10.13", ["--fp16", "--int8", "--memPoolSize=workspace:512", "--skipInference"]),
+        ("11.4", ["--memPoolSize=workspace:512", "--skipInference"]),
+    ],
+)
+def test_the_same_request_in_the_words_of_each_version(version: str, expected: list[str]) -> None:
+    arguments = build_arguments(replace(BUILD, precision="int8"), known_flags(version))
+    assert arguments == [
+        "--onnx=model.onnx",
+        "--saveEngine=model.engine",
+        "--minShapes=input:1x3x8x8",
+        "--optShapes=input:4x3x8x8",
+        "--maxShapes=input:16x3x8x8",
+        *expected,
+    ]
+
+
+def test_8_2_never_builds_with_its_own_16_megabytes() -> None:
+    build = replace(BUILD, workspace_mib=None)
+    assert "--workspace=1024" in build_arguments(build, known_flags("8.2"))
+    assert "--memPoolSize" not in names(build_arguments(build, known_flags("10.3")))
+
+
+def test_a_fixed_batch_has_no_shapes() -> None:
+    assert not {"--minShapes", "--optShapes"} & names(
+        build_arguments(replace(BUILD, shapes={}), known_flags("8.5"))
+    )
+    run = run_arguments("e", Run(), files={"input": "i"}, shapes={}, flags=known_flags("8.5"))
+    assert "--shapes" not in names(run)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("precision", "rest", "weak", "strong"),
+    [("fp32", "fp16", "fp32", "fp32"), ("fp16", "fp16", "fp32", "fp16"),
+     ("int8", "fp16", "int8", "int8-fp16"), ("int8", "fp32", "int8", "int8")],
+)  # fmt: skip
+def test_the_graph_carries_the_types_only_where_options_cannot(
+    version: str, precision: Precision, rest: Any, weak: str, strong: str
+) -> None:
+    wanted = strong if version.startswith("11") else weak
+    assert graph_for(BuildConfig(precision, rest), known_flags(version)) == wanted
+
+
+@pytest.mark.parametrize("version", ["8.2", "10.16"])
+def test_timing_conditions_are_the_same_before_and_after_11(version: str) -> None:
+    old = names(run_arguments("e", Run(), files={"x": "i"}, shapes={}, flags=known_flags(version)))
+    new = names(run_arguments("e", Run(), files={"x": "i"}, shapes={}, flags=known_flags("11.0")))
+    assert new - old == {"--includeDataTransfers", "--noCudaGraph", "--noSpinWait"}
+    assert old <= new
+
+
+@given(st.text(min_size=1))
+def test_a_tensor_name_is_written_so_that_it_reads_back_or_refused(name: str) -> None:
+    flags = known_flags("8.5")
+    try:
+        arguments = run_arguments(
+            "e", Run(), files={name: "input0.bin"}, shapes={name: (2, 3)}, flags=flags
+        )
+    except GraphError:
+        assert set(name) & set(",'\n")
+        return
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    assert values["--loadInputs"].split(",") == [f"{name}:input0.bin"]
+    assert values["--shapes"].rpartition(":")[::2] == (name, "2x3")
+
+
+@pytest.mark.parametrize("version", ["", "8", "8.x", "latest", "7.1.3", "8.0.1"])
+def test_what_is_no_usable_version_is_refused(version: str) -> None:
+    with pytest.raises(ConfigError):
+        known_flags(version)
