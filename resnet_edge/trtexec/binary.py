@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from resnet_edge.device.versions import from_integer
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.trtexec.failures import explain
 from resnet_edge.trtexec.process import run_program
@@ -79,9 +80,7 @@ def parse_version(text: str) -> str | None:
     found = re.search(r"^&&&& RUNNING [^\n]*?\[TensorRT v(\d{4,6})\]", text, re.MULTILINE)
     if found is None:
         return None
-    number = int(found[1])
-    major, rest = divmod(number, 1000 if number < 10_000 else 10_000)
-    return f"{major}.{rest // 100}.{rest % 100}"
+    return from_integer(int(found[1]))
 
 
 def parse_help(text: str) -> frozenset[str]:

@@ -1,67 +1,88 @@
 """Requests as trtexec options, as each version writes them.
 
 Which options there are is decided by name, from the executable's own help; where none is
-installed, from the table below (read off the public sources of every version in it).
+installed, from the table below (read off the public sources).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from resnet_edge.backends.base import BuildConfig, Precision
+    from resnet_edge.backends.base import BuildConfig
     from resnet_edge.quantize.stage import Graph
 
-__all__ = ["Build", "Run", "build_arguments", "graph_for", "known_flags", "run_arguments"]
+__all__ = [
+    "Build",
+    "Run",
+    "build_arguments",
+    "check_options",
+    "graph_for",
+    "known_flags",
+    "run_arguments",
+]
 
-# Megabytes where the builder's own default is useless: TensorRT 8.2 takes 16 MiB.
-_WORKSPACE_MIB = 1024
+_WORKSPACE_MIB = 1024  # where trtexec's own default is useless: 8.2 takes 16 MiB
 
 _Shape = tuple[int, ...]
 _FIRST, _LAST = (8, 2), (99, 0)
-# First and last version that lists the option in its help; all others of ours are in every one.
+# First and last version whose help lists the option; all others of ours are in every one.
 _LISTED: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
-    "--workspace": (_FIRST, (8, 6)),
+    "--workspace": (_FIRST, (9, 99)),
     "--memPoolSize": ((8, 4), _LAST),
     "--buildOnly": (_FIRST, (8, 5)),
     "--skipInference": ((8, 6), _LAST),
-    "--fp16": (_FIRST, (10, 16)),
-    "--int8": (_FIRST, (10, 16)),
+    "--fp16": (_FIRST, (10, 99)),
+    "--int8": (_FIRST, (10, 99)),
+    "--calib": (_FIRST, (10, 99)),
+    "--layerPrecisions": ((8, 4), (10, 99)),
+    "--precisionConstraints": (_FIRST, (10, 99)),
+    "--stronglyTyped": ((9, 1), _LAST),  # 11 takes it and does nothing
+    "--builderOptimizationLevel": ((8, 6), _LAST),
+    "--versionCompatible": ((8, 6), _LAST),
+    "--hardwareCompatibilityLevel": ((8, 6), _LAST),
     "--includeDataTransfers": ((11, 0), _LAST),
     "--noCudaGraph": ((11, 0), _LAST),
     "--noSpinWait": ((11, 0), _LAST),
 }
 _ALWAYS = frozenset({
     "--onnx", "--saveEngine", "--loadEngine", "--minShapes", "--optShapes", "--maxShapes",
-    "--shapes", "--loadInputs", "--exportOutput", "--exportTimes", "--iterations", "--duration",
-    "--warmUp", "--exposeDMA",
+    "--shapes", "--loadInputs", "--exportOutput", "--exportTimes", "--exportLayerInfo",
+    "--profilingVerbosity", "--iterations", "--duration", "--warmUp", "--exposeDMA",
+    "--useDLACore", "--allowGPUFallback", "--sparsity", "--timingCacheFile",
 })  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Build:
-    """What is to be built.
+    """What is to be built, and the files that go in and come out.
 
     Attributes:
-        onnx: The graph's file.
+        onnx: The graph.
         engine: Where the engine goes.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        rest: For ``int8``: type of what is not quantized.
+        config: What kind of engine.
         shapes: Smallest, optimal and largest shape of every input with a dynamic batch.
-        workspace_mib: Memory the builder may use, in MiB; None for its own default.
+        workspace_mib: Memory the builder may use for a layer; None for its own default.
+        calibration: TensorRT calibration cache, for implicit INT8; else empty.
+        layer_precisions: Value of ``--layerPrecisions``; empty for none.
+        timing_cache: Is read and written; empty for none.
+        layers: Where the description of the layers goes; empty for nowhere.
     """
 
     onnx: str
     engine: str
-    precision: Precision
-    rest: Literal["fp16", "fp32"]
+    config: BuildConfig
     shapes: Mapping[str, tuple[_Shape, _Shape, _Shape]]
     workspace_mib: int | None = None
+    calibration: str = ""
+    layer_precisions: str = ""
+    timing_cache: str = ""
+    layers: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,8 @@ class Run:
         warm_up_ms: Milliseconds of calls before the measurement.
         seconds: Of the measurement, at least.
         iterations: Calls, at least.
+        dla: Core the engine was built for.
+        version_compatible: Whether the engine brings host code of its own.
     """
 
     export_outputs: str = ""
@@ -81,6 +104,8 @@ class Run:
     warm_up_ms: int = 0
     seconds: int = 0
     iterations: int = 1
+    dla: int | None = None
+    version_compatible: bool = False
 
 
 def known_flags(version: str) -> frozenset[str]:
@@ -102,14 +127,45 @@ def known_flags(version: str) -> frozenset[str]:
     return frozenset(_ALWAYS | listed)
 
 
+def check_options(config: BuildConfig, flags: Collection[str], version: str) -> None:
+    """Refuse what this version of trtexec has no option for.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    wanted = (
+        ("--strongly-typed", config.strongly_typed, "--stronglyTyped"),
+        ("--optimization-level", config.optimization_level is not None,
+         "--builderOptimizationLevel"),
+        ("--version-compatible", config.version_compatible, "--versionCompatible"),
+        ("--hardware-compatible", config.hardware_compatible, "--hardwareCompatibilityLevel"),
+        ("--implicit", config.implicit is not None, "--calib"),
+    )  # fmt: skip
+    for option, asked, flag in wanted:
+        if asked and flag not in flags:
+            raise ConfigError(
+                f"trtexec of TensorRT {version} has no {flag}", hint=f"leave out {option}"
+            )
+    if config.implicit not in (None, "ranges"):
+        raise ConfigError(
+            f"--calibrator {config.implicit}: trtexec calibrates on random numbers only",
+            hint="use --calibrator ranges: the bundle's own, found on images",
+        )
+    if config.dla is not None and config.precision == "int8" and config.implicit is None:
+        raise ConfigError(
+            "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
+            hint="add --implicit, or use --fp16",
+        )
+
+
 def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:
     """Return the graph to build from.
 
     A builder with precision options takes the float graph, or Q/DQ around FP32; one without takes
     every type from the graph.
     """
-    if "--fp16" in flags:
-        return "int8" if config.precision == "int8" else "fp32"
+    if "--fp16" in flags and not config.strongly_typed:
+        return "int8" if config.precision == "int8" and config.implicit is None else "fp32"
     if config.precision != "int8":
         return config.precision
     return "int8-fp16" if config.rest == "fp16" else "int8"
@@ -118,25 +174,61 @@ def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:
 def build_arguments(build: Build, flags: Collection[str]) -> list[str]:
     """Return the options that build an engine and do nothing else.
 
+    Args:
+        build: What to build; `check_options` accepted it.
+        flags: That the executable has.
+
     Raises:
         GraphError: A tensor's name cannot be written.
     """
+    config = build.config
     arguments = [f"--onnx={build.onnx}", f"--saveEngine={build.engine}"]
     for position, name in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
         if build.shapes:
             shapes = {tensor: bounds[position] for tensor, bounds in build.shapes.items()}
             arguments.append(f"{name}={_shapes(shapes)}")
-    if "--fp16" in flags:
-        if build.precision == "fp16" or (build.precision == "int8" and build.rest == "fp16"):
-            arguments.append("--fp16")
-        if build.precision == "int8":
-            arguments.append("--int8")
-    if "--memPoolSize" in flags:
-        if build.workspace_mib is not None:
-            arguments.append(f"--memPoolSize=workspace:{build.workspace_mib}")
-    else:
+    arguments += _precision(build, flags)
+    if "--memPoolSize" not in flags:
         arguments.append(f"--workspace={build.workspace_mib or _WORKSPACE_MIB}")
+    elif build.workspace_mib is not None:
+        arguments.append(f"--memPoolSize=workspace:{build.workspace_mib}")
+    if config.dla is not None:
+        arguments += [f"--useDLACore={config.dla}", "--allowGPUFallback"]
+    if config.optimization_level is not None:
+        arguments.append(f"--builderOptimizationLevel={config.optimization_level}")
+    if config.version_compatible:
+        arguments.append("--versionCompatible")
+    if config.hardware_compatible:
+        arguments.append("--hardwareCompatibilityLevel=ampere+")
+    if config.sparsity:
+        arguments.append("--sparsity=enable")
+    if build.timing_cache:
+        arguments.append(f"--timingCacheFile={build.timing_cache}")
+    if build.layers:
+        arguments += ["--profilingVerbosity=detailed", f"--exportLayerInfo={build.layers}"]
     arguments.append("--skipInference" if "--skipInference" in flags else "--buildOnly")
+    return arguments
+
+
+def _precision(build: Build, flags: Collection[str]) -> list[str]:
+    """Return the options that say which types the builder may choose."""
+    config = build.config
+    if "--fp16" not in flags:
+        return []
+    if config.strongly_typed:
+        return ["--stronglyTyped"]
+    arguments = []
+    if "fp16" in (config.precision, config.rest if config.precision == "int8" else ""):
+        arguments.append("--fp16")
+    if config.precision == "int8":
+        arguments.append("--int8")
+    if build.calibration:
+        arguments.append(f"--calib={build.calibration}")
+    if build.layer_precisions:
+        arguments += [
+            f"--layerPrecisions={build.layer_precisions}",
+            "--precisionConstraints=prefer",
+        ]
     return arguments
 
 
@@ -167,6 +259,10 @@ def run_arguments(
     arguments = [f"--loadEngine={engine}", f"--loadInputs={loads}"]
     if shapes:
         arguments.append(f"--shapes={_shapes(shapes)}")
+    if run.dla is not None:
+        arguments.append(f"--useDLACore={run.dla}")
+    if run.version_compatible:
+        arguments.append("--versionCompatible")
     arguments += [
         f"--iterations={run.iterations}",
         f"--warmUp={run.warm_up_ms}",

@@ -37,7 +37,7 @@ def parse_outputs(text: str) -> dict[str, NDArray[Any]]:
 
     found: dict[str, NDArray[Any]] = {}
     rest = _TENSOR.sub("", text)
-    if set(rest) - set("[], \n"):
+    if not re.fullmatch(r"\s*\[[\s,]*\]\s*", rest):
         raise _damaged("outputs", f"{rest.strip(' ,[]')[:80]!r} is not an output")
     for match in _TENSOR.finditer(text):
         name = match["name"]

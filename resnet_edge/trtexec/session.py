@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,10 @@ class TrtexecSession(SelfTimed):
         self.inputs, self.outputs = sidecar.inputs, sidecar.outputs
         self._trtexec, self._engine = trtexec, engine.resolve()
         self._folder = tempfile.TemporaryDirectory(prefix="resnet-edge-trtexec-")
+        self._defaults = Run(
+            dla=sidecar.settings.get("dla"),
+            version_compatible=bool(sidecar.settings.get("version_compatible")),
+        )
         fixed = self.inputs[0].shape[0]
         low, _, high = sidecar.profile or (fixed or 1,) * 3
         self._low, self._high = (fixed, fixed) if fixed else (low, high)
@@ -79,7 +84,8 @@ class TrtexecSession(SelfTimed):
                 f"{self._engine} takes {self._low} to {self._high} images, not {batch}",
                 hint="choose another --batch, or build with a wider --profile",
             )
-        wanted = Run(
+        wanted = replace(
+            self._defaults,
             export_times=_TIMES,
             warm_up_ms=math.ceil(1000 * warm_up),
             seconds=math.ceil(seconds),
@@ -99,7 +105,7 @@ class TrtexecSession(SelfTimed):
         count = len(feed[self.inputs[0].name])
         batch = max(count, self._low)
         padded = {name: rows[np.arange(batch) % count] for name, rows in feed.items()}
-        self._call(padded, Run(export_outputs=_OUTPUTS), 10.0 * batch)
+        self._call(padded, replace(self._defaults, export_outputs=_OUTPUTS), 10.0 * batch)
         found = parse_outputs(self._read(_OUTPUTS))
         check_outputs(found, {o.name: o.shape for o in self.outputs}, batch)
         return {o.name: found[o.name][:count].astype(o.dtype, copy=False) for o in self.outputs}

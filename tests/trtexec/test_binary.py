@@ -55,7 +55,7 @@ def test_none_at_all_says_where_it_was_looked_for(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("exit 1", "exit status 1"),
+        ("exit 1", "status 1 and no word"),
         ("echo hello", "hello"),
         (
             "echo 'trtexec: error while loading shared libraries: libnvinfer.so.8: cannot open "

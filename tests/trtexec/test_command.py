@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.base import BuildConfig
+from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError, GraphError
 from resnet_edge.trtexec.command import (
     Build,
     Run,
     build_arguments,
+    check_options,
     graph_for,
     known_flags,
     run_arguments,
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import Precision
 
 SHAPES = {"input": ((1, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
-BUILD = Build("model.onnx", "model.engine", "fp32", "fp16", SHAPES, 512)
-OURS = known_flags("8.2") | known_flags("8.6") | known_flags("11.0")
+BUILD = Build("model.onnx", "model.engine", BuildConfig("fp32"), SHAPES, 512)
+OURS = known_flags("8.2") | known_flags("8.6") | known_flags("9.1") | known_flags("11.0")
 
 
 def names(arguments: list[str]) -> set[str]:
@@ -42,9 +44,10 @@ def test_the_table_says_what_the_public_sources_say(version: str) -> None:
 def test_only_options_of_the_version_are_written(
     version: str, precision: Precision, rest: Any
 ) -> None:
-    build = replace(BUILD, precision=precision, rest=rest)
+    config = BuildConfig(precision, rest, dla=0, sparsity=True)
+    build = replace(BUILD, config=config, layers="layers.json", timing_cache="timing.cache")
     accepted = set(flags_of(version)["accepts"])
-    run = Run(export_outputs="o", export_times="t", warm_up_ms=1, seconds=1, iterations=1)
+    run = Run(export_outputs="o", export_times="t", warm_up_ms=1, seconds=1, dla=0)
     flags = known_flags(version)
     assert names(build_arguments(build, flags)) <= accepted & listed_flags(version)
     arguments = run_arguments("e", run, files={"input": "i"}, shapes={"input": (1, 2)}, flags=flags)
@@ -62,7 +65,7 @@ def test_only_options_of_the_version_are_written(
     ],
 )
 def test_the_same_request_in_the_words_of_each_version(version: str, expected: list[str]) -> None:
-    arguments = build_arguments(replace(BUILD, precision="int8"), known_flags(version))
+    arguments = build_arguments(replace(BUILD, config=BuildConfig("int8")), known_flags(version))
     assert arguments == [
         "--onnx=model.onnx",
         "--saveEngine=model.engine",
@@ -77,6 +80,73 @@ def test_8_2_never_builds_with_its_own_16_megabytes() -> None:
     build = replace(BUILD, workspace_mib=None)
     assert "--workspace=1024" in build_arguments(build, known_flags("8.2"))
     assert "--memPoolSize" not in names(build_arguments(build, known_flags("10.3")))
+
+
+OPTIONS = [
+    (BuildConfig("fp16", optimization_level=5), "8.6", ["--builderOptimizationLevel=5"]),
+    (BuildConfig("fp16", version_compatible=True), "8.6", ["--versionCompatible"]),
+    (BuildConfig("fp16", hardware_compatible=True), "8.6",
+     ["--hardwareCompatibilityLevel=ampere+"]),
+    (BuildConfig("fp16", strongly_typed=True), "9.1", ["--stronglyTyped"]),
+    (BuildConfig("fp16", sparsity=True), "8.2", ["--sparsity=enable"]),
+    (BuildConfig("fp16", dla=1), "8.2", ["--useDLACore=1", "--allowGPUFallback"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "since", "expected"), OPTIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, "9.1"])
+def test_an_option_is_written_where_the_version_has_it_and_refused_where_not(
+    version: str, config: BuildConfig, since: str, expected: list[str]
+) -> None:
+    flags = known_flags(version)
+    if parts(version) < parts(since):
+        with pytest.raises(ConfigError, match=f"TensorRT {version} has no --") as caught:
+            check_options(config, flags, version)
+        assert str(caught.value.hint).startswith("leave out --")
+        return
+    check_options(config, flags, version)
+    arguments = build_arguments(replace(BUILD, config=config), flags)
+    if config.strongly_typed and version.startswith("11"):
+        expected = []  # always so; there the option does nothing
+    assert set(expected) <= set(arguments)
+    if config.strongly_typed:
+        assert "--fp16" not in arguments
+
+
+@pytest.mark.parametrize("version", ["8.2", "8.5", "10.3"])
+def test_implicit_int8_reads_our_cache_and_keeps_layers_in_float(version: str) -> None:
+    config = BuildConfig("int8", implicit="ranges", dla=0)
+    check_options(config, known_flags(version), version)
+    build = replace(BUILD, config=config, calibration="c.cache", layer_precisions="fc:fp16")
+    assert {
+        "--int8", "--fp16", "--calib=c.cache", "--layerPrecisions=fc:fp16",
+        "--precisionConstraints=prefer",
+    } <= set(build_arguments(build, known_flags(version)))  # fmt: skip
+    assert graph_for(config, known_flags(version)) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("config", "version", "message"),
+    [
+        (BuildConfig("int8", implicit="ranges"), "11.4", "no --calib"),
+        (BuildConfig("int8", implicit="entropy"), "8.5", "random numbers"),
+        (BuildConfig("int8", dla=0), "8.5", "not from Q/DQ pairs"),
+    ],
+)
+def test_int8_that_trtexec_would_get_wrong_is_refused(
+    config: BuildConfig, version: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_options(config, known_flags(version), version)
+    assert caught.value.hint
+
+
+def test_a_loaded_engine_is_told_its_core_and_that_it_has_host_code() -> None:
+    arguments = run_arguments(
+        "e", Run(dla=1, version_compatible=True), files={"x": "i"}, shapes={},
+        flags=known_flags("8.6"),
+    )  # fmt: skip
+    assert {"--useDLACore=1", "--versionCompatible"} <= set(arguments)
 
 
 def test_a_fixed_batch_has_no_shapes() -> None:

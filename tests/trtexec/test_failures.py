@@ -25,31 +25,34 @@ SYMPTOMS = [
     (
         "[TRT] 6: The engine plan file is not compatible with this version of TensorRT, expecting "
         "library version 8.6.1 got 8.5.2, please rebuild.",
-        "built with TensorRT 8.5.2, this trtexec is 8.6.1", "build it again",
+        "built with TensorRT 8.5.2, this machine runs 8.6.1", "build it again",
     ),
     (
         "[TRT] 1: [stdArchiveReader.cpp] Serialization assertion stdVersionRead == "
-        "kSERIALIZATION_VERSION failed.Version tag does not match.", "another version", "again",
+        "kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current Version: 232, "
+        "Serialized Engine Version: 205", "built with TensorRT 8.2", "build it again",
     ),
-    ("[TRT] header.magicTag == kEXPECTED_MAGIC_TAG failed", "not an engine", "build it again"),
+    ("[TRT] header.magicTag == kEXPECTED_MAGIC_TAG failed", "no engine", "build it again"),
     (
         "[TRT] The engine plan file is generated on an incompatible device, expecting compute 8.7 "
         "got compute 8.6, please rebuild.", "capability 8.6, this GPU has 8.7", "build it again",
     ),
-    ("CUDA initialization failure with error: 35", "no usable NVIDIA GPU", "on the device itself"),
+    ("[TRT] CUDA initialization failure with error: 35", "no usable NVIDIA driver", ""),
     ("[TRT] No importer registered for op: GridSample", "operator GridSample", "lint"),
     (
-        "[TRT] 10: Could not find any implementation for node conv1 + relu1.", "conv1 + relu1",
+        "[TRT] 10: Could not find any implementation for node conv1 + relu1.", "conv1",
         "--workspace",
     ),
-    ("[TRT] 2: [virtualMemoryBuffer.cpp] OutOfMemory (no further information)", "memory", "swap"),
+    ("[TRT] 2: Out of memory (requested 1073741824 bytes)", "not enough memory", "swap"),
     ("Saving engine to file failed.", "could not be written", "disk space"),
     (
         "[TRT] 4: Int8 precision has been set for a layer or layer output, but int8 is not "
         "configured in the builder", "quantized", "--int8",
     ),
-    ("[TRT] Cannot create DLA engine, 1 not available", "no DLA core 1", "Orin Nano"),
-    ("Unknown option: --noSuch ", "option --noSuch", "--help"),
+    ("[TRT] Cannot create DLA engine, 1 not available", "no DLA core 1", "--dla"),
+    ("Unknown option: --noSuch ", "option --noSuch", "report"),
+    ("[TRT] Missing scale and zero-point for tensor x", "no range for x", "calibrate"),
+    ("[TRT] 3: (Parameter check failed: Supplied binding dimension", "profile", "--profile"),
 ]  # fmt: skip
 
 
@@ -67,7 +70,7 @@ def test_the_cause_is_quoted_and_not_its_echoes() -> None:
 
 
 def test_only_echoes_are_better_than_nothing() -> None:
-    assert explain(Outcome(1, log()))[0] == "Engine set up failed"
+    assert explain(Outcome(1, log()))[0].endswith("Engine set up failed")
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,8 @@ def test_only_echoes_are_better_than_nothing() -> None:
         (Outcome(-200, ""), "ended by signal 200"),
         (Outcome(None, "", "it took too long"), "it took too long"),
         (Outcome(None, log("[TRT] busy"), "it took too long"), "its last words: busy"),
-        (Outcome(7, ""), "exit status 7, without a word"),
-        (Outcome(0, ""), "without saying that it passed"),
+        (Outcome(7, ""), "ended with status 7 and no word"),
+        (Outcome(0, ""), "ended with status 0 and no word"),
         (Outcome(127, "sh: trtexec: broken\n"), "sh: trtexec: broken"),
     ],
 )
