@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import read_json, sha256_file, write_json
+from resnet_edge.artifacts import read_json, sha256_file, write_bytes, write_json
 from resnet_edge.backends.base import TensorSpec
 from resnet_edge.errors import BundleError, EngineMismatchError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Sidecar", "read_sidecar", "sidecar_path", "write_sidecar"]
+__all__ = ["Sidecar", "copy_engine", "read_sidecar", "sidecar_path", "write_sidecar"]
 
 _SCHEMA = 1
 
@@ -70,6 +70,12 @@ def write_sidecar(engine: Path, sidecar: Sidecar) -> None:
     """Write the sidecar of an engine that stands already."""
     size = engine.stat().st_size
     write_json(sidecar_path(engine), {"schema": _SCHEMA, **asdict(sidecar), "bytes": size})
+
+
+def copy_engine(engine: Path, destination: Path) -> None:
+    """Copy an engine with its sidecar to another place and name."""
+    write_bytes(destination, engine.read_bytes())
+    write_bytes(sidecar_path(destination), sidecar_path(engine).read_bytes())
 
 
 def read_sidecar(engine: Path) -> Sidecar:

@@ -22,7 +22,7 @@ from resnet_edge.errors import (
 )
 from resnet_edge.graph import load_graph, tensor_specs
 from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import Build, build_arguments, check_options, graph_for
+from resnet_edge.trtexec.command import build_arguments, build_request, check_options, graph_for
 from resnet_edge.trtexec.failures import explain, succeeded, warnings_in
 from resnet_edge.trtexec.process import run_program
 from resnet_edge.trtexec.session import TrtexecSession
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from resnet_edge.sidecar import Sidecar
     from resnet_edge.targets import Target
     from resnet_edge.trtexec.binary import Trtexec
+    from resnet_edge.trtexec.command import Build
 
-__all__ = ["TrtexecBackend", "build_request"]
+__all__ = ["TrtexecBackend"]
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,10 @@ class TrtexecBackend(Backend):
         if gpu is not None:
             check_device(target, config, gpu)
         timings = TimingCache(trtexec.version, gpu) if gpu and config.timing_cache else None
-        request = build_request(source.resolve(), target, config)
+        inputs, _ = tensor_specs(load_graph(source))
+        request = replace(
+            build_request(str(source.resolve()), _ENGINE, inputs, target, config), layers=_LAYERS
+        )
         with tempfile.TemporaryDirectory(dir=source.parent, prefix=".tmp-trtexec-") as name:
             folder = Path(name).resolve()
             if calibration is not None and calibration.cache is not None:
@@ -133,38 +137,6 @@ class TrtexecBackend(Backend):
         if obstacle := self.obstacle(sidecar):
             raise EngineMismatchError(f"{engine} cannot run here: {obstacle}", hint="build it here")
         return TrtexecSession(trtexec, engine, sidecar)
-
-
-def build_request(source: Path, target: Target, config: BuildConfig) -> Build:
-    """Return what trtexec is asked for, but for the files that only a build has.
-
-    Args:
-        source: The graph.
-        target: The device.
-        config: What kind of engine.
-
-    Raises:
-        BuildError: The profile does not fit a graph of fixed batch.
-    """
-    inputs, _ = tensor_specs(load_graph(source))
-    fixed = inputs[0].shape[0]
-    if fixed is not None and config.profile != (fixed,) * 3:
-        raise BuildError(f"the model has a fixed batch of {fixed}", hint=f"pass --profile {fixed}")
-    low, best, high = (
-        {i.name: tuple(batch if n is None else n for n in i.shape) for i in inputs}
-        for batch in config.profile
-    )
-    workspace = config.workspace
-    if workspace is None and target.workspace_bytes is not None:
-        workspace = target.workspace_bytes >> 20
-    return Build(
-        onnx=str(source),
-        engine=_ENGINE,
-        config=config,
-        shapes={} if fixed else {name: (low[name], best[name], high[name]) for name in low},
-        workspace_mib=workspace,
-        layers=_LAYERS,
-    )
 
 
 def _gpu() -> Gpu | None:

@@ -1,7 +1,7 @@
 """Requests as trtexec options, as each version writes them.
 
-Which options there are is decided by name, from the executable's own help; where none is
-installed, from the table below (read off the public sources).
+Which options there are is decided by name, from the executable's own help, or from
+`resnet_edge.trtexec.versions` where there is none to ask.
 """
 
 from __future__ import annotations
@@ -9,53 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resnet_edge.errors import ConfigError, GraphError
+from resnet_edge.errors import BuildError, ConfigError, GraphError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.base import BuildConfig, TensorSpec
     from resnet_edge.quantize.stage import Graph
+    from resnet_edge.targets import Target
 
 __all__ = [
     "Build",
     "Run",
     "build_arguments",
+    "build_request",
     "check_options",
     "graph_for",
-    "known_flags",
     "run_arguments",
 ]
 
 _WORKSPACE_MIB = 1024  # where trtexec's own default is useless: 8.2 takes 16 MiB
 
 _Shape = tuple[int, ...]
-_FIRST, _LAST = (8, 2), (99, 0)
-# First and last version whose help lists the option; all others of ours are in every one.
-_LISTED: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
-    "--workspace": (_FIRST, (9, 99)),
-    "--memPoolSize": ((8, 4), _LAST),
-    "--buildOnly": (_FIRST, (8, 5)),
-    "--skipInference": ((8, 6), _LAST),
-    "--fp16": (_FIRST, (10, 99)),
-    "--int8": (_FIRST, (10, 99)),
-    "--calib": (_FIRST, (10, 99)),
-    "--layerPrecisions": ((8, 4), (10, 99)),
-    "--precisionConstraints": (_FIRST, (10, 99)),
-    "--stronglyTyped": ((9, 1), _LAST),  # 11 takes it and does nothing
-    "--builderOptimizationLevel": ((8, 6), _LAST),
-    "--versionCompatible": ((8, 6), _LAST),
-    "--hardwareCompatibilityLevel": ((8, 6), _LAST),
-    "--includeDataTransfers": ((11, 0), _LAST),
-    "--noCudaGraph": ((11, 0), _LAST),
-    "--noSpinWait": ((11, 0), _LAST),
-}
-_ALWAYS = frozenset({
-    "--onnx", "--saveEngine", "--loadEngine", "--minShapes", "--optShapes", "--maxShapes",
-    "--shapes", "--loadInputs", "--exportOutput", "--exportTimes", "--exportLayerInfo",
-    "--profilingVerbosity", "--iterations", "--duration", "--warmUp", "--exposeDMA",
-    "--useDLACore", "--allowGPUFallback", "--sparsity", "--timingCacheFile",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,23 +83,38 @@ class Run:
     version_compatible: bool = False
 
 
-def known_flags(version: str) -> frozenset[str]:
-    """Return which of our options a version has, where its trtexec cannot be asked.
+def build_request(
+    onnx: str, engine: str, inputs: Sequence[TensorSpec], target: Target, config: BuildConfig
+) -> Build:
+    """Return what to build for a target, but for the files that only a real build has.
 
     Args:
-        version: For example ``8.5`` or ``10.3.0``.
+        onnx: The graph.
+        engine: Where the engine goes.
+        inputs: Of the graph.
+        target: The device.
+        config: What kind of engine.
 
     Raises:
-        ConfigError: It is no version from 8.2 on.
+        BuildError: The profile does not fit a graph of fixed batch.
     """
-    try:
-        major, minor = (int(part) for part in (*version.split("."), "0")[:2])
-    except ValueError as error:
-        raise ConfigError(f"{version!r} is not a version of TensorRT") from error
-    if (major, minor) < _FIRST:
-        raise ConfigError(f"TensorRT {version} is too old", hint="8.2 and newer can be used")
-    listed = {flag for flag, (a, b) in _LISTED.items() if a <= (major, minor) <= b}
-    return frozenset(_ALWAYS | listed)
+    fixed = inputs[0].shape[0]
+    if fixed is not None and config.profile != (fixed,) * 3:
+        raise BuildError(f"the model has a fixed batch of {fixed}", hint=f"pass --profile {fixed}")
+    low, best, high = (
+        {i.name: tuple(batch if n is None else n for n in i.shape) for i in inputs}
+        for batch in config.profile
+    )
+    workspace = config.workspace
+    if workspace is None and target.workspace_bytes is not None:
+        workspace = target.workspace_bytes >> 20
+    return Build(
+        onnx=onnx,
+        engine=engine,
+        config=config,
+        shapes={} if fixed else {name: (low[name], best[name], high[name]) for name in low},
+        workspace_mib=workspace,
+    )
 
 
 def check_options(config: BuildConfig, flags: Collection[str], version: str) -> None:
@@ -187,7 +177,7 @@ def build_arguments(build: Build, flags: Collection[str]) -> list[str]:
         if build.shapes:
             shapes = {tensor: bounds[position] for tensor, bounds in build.shapes.items()}
             arguments.append(f"{name}={_shapes(shapes)}")
-    arguments += _precision(build, flags)
+    arguments += [*_precision(build, flags), "--noTF32"]  # FP32 means FP32: docs/decisions
     if "--memPoolSize" not in flags:
         arguments.append(f"--workspace={build.workspace_mib or _WORKSPACE_MIB}")
     elif build.workspace_mib is not None:

@@ -16,9 +16,9 @@ from resnet_edge.trtexec.command import (
     build_arguments,
     check_options,
     graph_for,
-    known_flags,
     run_arguments,
 )
+from resnet_edge.trtexec.versions import known_flags
 from tests.emulation.trtexec.install import VERSIONS, flags_of, listed_flags
 
 if TYPE_CHECKING:
