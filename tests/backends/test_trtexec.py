@@ -15,7 +15,7 @@ import pytest
 from resnet_edge.backends import trtexec as backend_module
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build import BuildConfig, build, layers_path
 from resnet_edge.bundle import Bundle
 from resnet_edge.device.driver import Gpu
 from resnet_edge.errors import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import Precision
     from resnet_edge.build import BuildResult
 
-XAVIER = Target("xavier", "", "trtexec", "7.2")
+XAVIER = Target("xavier", "", "trtexec", "7.2", dla_cores=2, soc="tegra194", modules=("p2888",))
 PROFILE = (2, 4, 8)
 GPU = Gpu("Xavier", "8.6", 8 << 30, integrated=True)
 
@@ -94,9 +94,11 @@ def test_an_engine_of_every_version_gives_what_its_graph_gives(
         )
 
 
-def options_of(result: BuildResult) -> set[str]:
-    header = result.engine.read_bytes().partition(b"\n")[0].partition(b" ")[2]
-    return set(json.loads(header)["options"])
+def header_of(result: BuildResult) -> dict[str, Any]:
+    """Return what the stand-in was asked for, and what it read."""
+    line = result.engine.read_bytes().partition(b"\n")[0]
+    header: dict[str, Any] = json.loads(line.partition(b" ")[2])
+    return header
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,128 @@ def test_int8_never_goes_without_the_type_of_the_rest(
     bundle: Bundle, use: Callable[..., None], config: BuildConfig, expected: set[str]
 ) -> None:
     use("8.5.2")
-    assert options_of(build(bundle, XAVIER, config)) & {"--fp16", "--int8"} == expected
+    options = header_of(build(bundle, XAVIER, config))["options"]
+    assert options.keys() & {"--fp16", "--int8"} == expected
+    assert "--noTF32" in options
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "8.5.2", "10.3.0"])
+def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
+    bundle: Bundle, use: Callable[..., None], version: str
+) -> None:
+    use(version)
+    config = BuildConfig("int8", profile=(4, 4, 4), implicit="ranges", dla=1)
+    result = build(bundle, XAVIER, config)
+    header = header_of(result)
+    assert header["options"]["--useDLACore"] == "1"
+    assert header["options"].keys() >= {"--allowGPUFallback", "--int8", "--fp16"}
+    assert header["calibration"].startswith("TRT-")
+    table = json.loads(bundle.file("calibration.json").read_text())["tensors"]
+    names = {line.rpartition(":")[0] for line in header["calibration"].splitlines()[1:]}
+    assert names >= set(table)
+    feed = images(bundle, 4)
+    with (
+        opened(result) as session,
+        OnnxRuntimeSession(bundle.file("model.onnx"), exact=True) as ort,
+    ):
+        np.testing.assert_allclose(
+            session.run(feed)["logits"], ort.run(feed)["logits"], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_layers_that_stay_in_float_are_named_where_the_version_can(
+    bundle: Bundle, use: Callable[..., None]
+) -> None:
+    from resnet_edge.quantize.stage import store_plan
+
+    store_plan(bundle, {"keep_float": ["fc"]})
+    config = BuildConfig("int8", profile=(4, 4, 4), implicit="ranges")
+    use("8.5.2")
+    options = header_of(build(bundle, XAVIER, config))["options"]
+    assert options["--layerPrecisions"] == "fc:fp16"
+    assert options["--precisionConstraints"] == "prefer"
+    use("8.2.1")
+    with pytest.raises(ConfigError, match="cannot keep single layers in float"):
+        build(bundle, XAVIER, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "version", "message"),
+    [
+        (BuildConfig("fp16", builds=2), "8.5.2", "--builds"),
+        (BuildConfig("fp16", optimization_level=4), "8.5.2", "--builderOptimizationLevel"),
+        (BuildConfig("fp16", strongly_typed=True), "8.6.1", "--stronglyTyped"),
+        (BuildConfig("int8", implicit="ranges"), "11.4.1", "no implicit quantization"),
+        (BuildConfig("int8", implicit="entropy"), "8.5.2", "random numbers"),
+    ],
+)
+def test_what_this_version_cannot_do_is_refused_first(
+    bundle: Bundle,
+    use: Callable[..., None],
+    config: BuildConfig,
+    version: str,
+    message: str,
+) -> None:
+    use(version)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(bundle, XAVIER, config)
+    assert caught.value.hint
+    assert not (bundle.path / "engines").exists()
+
+
+def test_a_version_compatible_engine_runs_with_a_later_version(
+    bundle: Bundle, use: Callable[..., None]
+) -> None:
+    use("10.3.0")
+    result = build(bundle, XAVIER, BuildConfig("fp16", profile=PROFILE, version_compatible=True))
+    feed = images(bundle, 2)
+    with opened(result) as session:
+        before = session.run(feed)["logits"]
+    use("8.6.1")
+    assert "10.3.0" in str(get_backend("trtexec").obstacle(result.sidecar))
+    use("10.13.3")
+    assert get_backend("trtexec").obstacle(result.sidecar) is None
+    with opened(result) as session, pytest.raises(BackendUnavailableError):
+        session.run(feed)  # the stand-in's engines are bound to their version
+    assert before.shape == (2, 10)
+
+
+def test_timings_are_kept_by_gpu_and_version(
+    bundle: Bundle,
+    use: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(backend_module, "_gpu", lambda: replace(GPU, compute_capability="7.2"))
+    use("8.5.2")
+    assert header_of(build(bundle, XAVIER, BuildConfig("fp16")))["timings"] == ""
+    second = build(bundle, XAVIER, BuildConfig("fp32"))
+    assert header_of(second)["timings"] == "emulated timings;"
+    without = build(bundle, XAVIER, BuildConfig("fp32", timing_cache=False))
+    assert "--timingCacheFile" not in header_of(without)["options"]
+    use("8.6.1")
+    assert header_of(build(bundle, XAVIER, BuildConfig("fp16")))["timings"] == ""
+    assert len(list((tmp_path / "cache").rglob("*.bin"))) == 2
+
+
+def test_an_engine_is_only_built_for_the_gpu_that_is_here(
+    bundle: Bundle, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "_gpu", lambda: GPU)
+    use("8.5.2")
+    with pytest.raises(ConfigError, match=r"compute capability 7\.2, this Xavier has 8\.6"):
+        build(bundle, XAVIER, BuildConfig("fp16"))
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "11.4.1"])
+def test_the_layers_are_described_beside_the_engine(
+    bundle: Bundle, use: Callable[..., None], version: str
+) -> None:
+    use(version)
+    result = build(bundle, XAVIER, BuildConfig("fp16"))
+    layers = json.loads(layers_path(result.engine).read_text())["Layers"]
+    assert "fc" in {layer["Name"] for layer in layers}
 
 
 def test_a_second_build_is_skipped_until_trtexec_changes(
@@ -332,22 +455,3 @@ def test_a_closed_session_leaves_no_files(
         session.run(images(bundle, 2))
         assert any((tmp_path / "files").rglob("outputs.json"))
     assert not any((tmp_path / "files").iterdir())
-
-
-def test_a_model_of_fixed_batch_needs_that_profile(
-    bundle: Bundle, use: Callable[..., None], tmp_path: Path
-) -> None:
-    import onnx
-
-    model = onnx.load(bundle.file("model.onnx"))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 3
-    onnx.save(model, tmp_path / "fixed.onnx")
-    use("8.5.2")
-    with pytest.raises(BuildError, match="fixed batch of 3") as caught:
-        backend_module.build_request(tmp_path / "fixed.onnx", XAVIER, BuildConfig("fp32"))
-    assert caught.value.hint == "pass --profile 3"
-    request = backend_module.build_request(
-        tmp_path / "fixed.onnx", XAVIER, BuildConfig("fp32", profile=(3, 3, 3))
-    )
-    assert request.shapes == {}

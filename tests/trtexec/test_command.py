@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.base import BuildConfig, TensorSpec
 from resnet_edge.device.versions import parts
-from resnet_edge.errors import ConfigError, GraphError
+from resnet_edge.errors import BuildError, ConfigError, GraphError
+from resnet_edge.targets import load_target
 from resnet_edge.trtexec.command import (
     Build,
     Run,
     build_arguments,
+    build_request,
     check_options,
     graph_for,
     run_arguments,
@@ -72,7 +74,9 @@ def test_the_same_request_in_the_words_of_each_version(version: str, expected: l
         "--minShapes=input:1x3x8x8",
         "--optShapes=input:4x3x8x8",
         "--maxShapes=input:16x3x8x8",
-        *expected,
+        *expected[:-2],
+        "--noTF32",
+        *expected[-2:],
     ]
 
 
@@ -197,3 +201,22 @@ def test_a_tensor_name_is_written_so_that_it_reads_back_or_refused(name: str) ->
 def test_what_is_no_usable_version_is_refused(version: str) -> None:
     with pytest.raises(ConfigError):
         known_flags(version)
+
+
+def test_a_request_takes_its_workspace_from_the_target_unless_told() -> None:
+    inputs = (TensorSpec("input", (None, 3, 8, 8), "float32"),)
+    target = load_target("jetson-nano")
+    request = build_request("m", "e", inputs, target, BuildConfig("fp16", profile=(1, 2, 4)))
+    assert request.workspace_mib == 512
+    assert request.shapes == {"input": ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}
+    told = build_request("m", "e", inputs, target, BuildConfig("fp16", workspace=64))
+    assert told.workspace_mib == 64
+
+
+def test_a_model_of_fixed_batch_needs_that_profile() -> None:
+    inputs, target = (TensorSpec("input", (3, 3, 8, 8), "float32"),), load_target("jetson-nano")
+    with pytest.raises(BuildError, match="fixed batch of 3") as caught:
+        build_request("m", "e", inputs, target, BuildConfig("fp16"))
+    assert caught.value.hint == "pass --profile 3"
+    request = build_request("m", "e", inputs, target, BuildConfig("fp16", profile=(3, 3, 3)))
+    assert request.shapes == {}

@@ -188,18 +188,30 @@ class Standin:
                 "Engine could not be created from network", "Building engine failed", *failed,
             )  # fmt: skip
         self.log("W", "[TRT] Your ONNX model has been generated with INT64 weights.")
+        known_timings = self.read("--timingCacheFile")
         self.log("I", "Engine built in 0.25 sec.")
         header = {
             "version": self.version,
             "profile": profile,
-            "options": sorted(a.partition("=")[0] for a in self.argv[1:]),
+            "options": {a.partition("=")[0]: a.partition("=")[2] for a in self.argv[1:]},
+            "calibration": self.read("--calib"),
+            "timings": known_timings,
         }
         engine = MAGIC + json.dumps(header).encode() + b"\n" + data
         if self.has("--saveEngine"):
             self.save(Path(self.value("--saveEngine")), engine)
         if cache := self.value("--timingCacheFile"):
-            Path(cache).write_bytes(b"emulated timing cache")
+            known = Path(cache).read_bytes() if Path(cache).is_file() else b""
+            Path(cache).write_bytes(known + b"emulated timings;")
+        if file := self.value("--exportLayerInfo"):
+            tensors = "I/O Tensors" if self.major >= 11 else "Bindings"
+            layers = [{"Name": n.name, "LayerType": n.op_type} for n in model.graph.node]
+            Path(file).write_text(json.dumps({"Layers": layers, tensors: ["input", "logits"]}))
         return header, data
+
+    def read(self, name: str) -> str:
+        path = Path(self.value(name) or "none")
+        return path.read_text() if path.is_file() else ""
 
     def save(self, path: Path, engine: bytes) -> None:
         if self.fault in ("killed", "hang"):
@@ -274,6 +286,10 @@ class Standin:
                 "rebuild.",
                 "Engine deserialization failed", "Got invalid engine!", "Inference set up failed",
             )  # fmt: skip
+        if "--useDLACore" in header["options"] and not self.has("--useDLACore"):
+            raise FailedError("[TRT] DLA core was not set before deserialization", "…")
+        if "--versionCompatible" in header["options"] and not self.has("--versionCompatible"):
+            raise FailedError("[TRT] engine host code is not allowed", "…")
         self.log("I", "Engine loaded in 0.01 sec.")
         return header, model
 
