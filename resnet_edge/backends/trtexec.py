@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -173,7 +174,7 @@ def _build(trtexec: Trtexec, request: Build, folder: Path) -> tuple[str, ...]:
         BuildError: It failed, or left no engine.
     """
     arguments = build_arguments(request, trtexec.flags)
-    log.debug("%s %s", trtexec.path, " ".join(arguments))
+    log.debug("%s", shlex.join([str(trtexec.path), *arguments]))
     outcome = run_program(trtexec.path, arguments, folder=folder, seconds=_BUILD_SECONDS)
     log.debug("%s", outcome.text)
     if not succeeded(outcome):

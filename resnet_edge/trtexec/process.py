@@ -72,12 +72,13 @@ def run_program(
         if not stopped:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-        code = process.poll()
-        stopped = stopped or ("" if code is not None else "it did not end")
-        return Outcome(None if stopped else code, text.decode(errors="replace"), stopped)
+            stopped = "" if process.returncode is not None else "it did not end"
+        code = None if stopped else process.returncode
+        return Outcome(code, text.decode(errors="replace"), stopped)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:  # not waited for, so its number is still its own
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,6 +47,27 @@ def test_what_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
     assert (found.code, found.text, found.stopped) == (None, "started\n", "it took too long")
     time.sleep(0.3)  # a touch under way may still end
     alive.unlink(missing_ok=True)
+    time.sleep(0.5)
+    assert not alive.exists()
+
+
+def test_an_interrupt_ends_the_program_too(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    child = (
+        f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).touch(); time.sleep(.05)"
+    )
+    caller = (
+        "import pathlib, sys; from resnet_edge.trtexec.process import run_program; "
+        f"run_program(pathlib.Path(sys.executable), ['-c', {child!r}], seconds=600.0)"
+    )
+    with subprocess.Popen([PYTHON, "-c", caller], stderr=subprocess.DEVNULL) as running:
+        while not alive.exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) != 0
+    time.sleep(0.3)  # a touch under way may still end
+    alive.unlink()
     time.sleep(0.5)
     assert not alive.exists()
 
