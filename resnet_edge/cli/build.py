@@ -44,6 +44,10 @@ def build(
     int8: Annotated[bool, typer.Option("--int8", help="INT8, with FP16 for the rest.")] = False,
     target: options.TargetOption = "auto",
     data: options.DataOption = None,
+    from_cache: Annotated[
+        Path | None,
+        typer.Option(help="Take over the ranges of a TensorRT calibration cache first."),
+    ] = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     profile: Annotated[
         str | None,
@@ -125,13 +129,19 @@ def build(
     from resnet_edge.arrays import open_calibration
     from resnet_edge.backends.base import BuildConfig
     from resnet_edge.build import build as run_build
+    from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.recipes import load_recipe
     from resnet_edge.sidecar import copy_engine
     from resnet_edge.targets import resolve_target
 
-    if data is not None and not int8:
-        raise ConfigError("--data is for calibration, which only INT8 needs", hint="add --int8")
+    sources = [f for f, v in (("--data", data), ("--from-cache", from_cache)) if v is not None]
+    if sources and not int8:
+        raise ConfigError(
+            f"{sources[0]} is for calibration, which only INT8 needs", hint="add --int8"
+        )
+    if len(sources) > 1:
+        raise ConfigError(f"{' and '.join(sources)} contradict each other", hint="leave one out")
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     opened = options.open_bundle(bundle, out, flags)
     resolved = resolve_target(target)
@@ -155,6 +165,8 @@ def build(
     if print_trtexec is not None:
         _print_command(out, opened, resolved, config, print_trtexec)
         return
+    if from_cache is not None:
+        adopt(opened, from_cache, "cache")
     images = None if data is None else open_calibration(data)
     if images is not None and config.implicit in (None, "ranges"):
         calibrate(opened, images, load_recipe(recipe), progress=out.progress)

@@ -22,6 +22,7 @@ _POSITIONAL = "--onnx"
 _PRINT = "--print-trtexec"  # ours: its value may be left out, which the parser cannot express
 _RENAMED = {
     "--saveEngine": "--save-engine",
+    "--calib": "--from-cache",  # its ranges serve Q/DQ graphs too, so every version of TensorRT
     "--useDLACore": "--dla",
     "--builderOptimizationLevel": "--optimization-level",
 }
@@ -57,10 +58,6 @@ _REFUSED = {
     "--loadEngine": (
         "build makes engines, it does not load them",
         "use resnet-edge verify or resnet-edge bench",
-    ),
-    "--calib": (
-        "a calibration cache is taken over by calibrate",
-        "resnet-edge calibrate BUNDLE --from-cache FILE, then build --int8 --implicit",
     ),
     "--layerPrecisions": (
         "which layers stay in float is said when quantizing",

@@ -191,6 +191,23 @@ def test_a_command_line_of_trtexec_builds_and_leaves_the_engine_where_it_says(
     assert verified["executed"] == "engine"
 
 
+def test_a_calibration_cache_serves_builders_that_know_none(
+    place: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = place("11.4.1")
+    shutil.move(folder / "bundle" / "calibration.cache", folder / "old.cache")
+    arguments = ["build", "bundle", "--target", "device.toml", "--calib=old.cache"]
+    built = output(capsys, [*arguments, "--int8"])
+    assert (built["precision"], built["settings"]) == ("int8", {})
+    table = json.loads((folder / "bundle" / "calibration.json").read_text())
+    assert "old.cache" in json.dumps(table["recipe"])
+    assert (
+        "--data and --from-cache contradict"
+        in output(capsys, [*arguments, "--int8", "--data", "."], code=1)["error"]["message"]
+    )
+    assert "only INT8" in output(capsys, arguments, code=1)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
