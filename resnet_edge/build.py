@@ -12,7 +12,7 @@ from resnet_edge.backends.base import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration
-from resnet_edge.graph import load_graph
+from resnet_edge.graph import load_graph, tensor_specs
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import base_name, quantize, stored_plan
 from resnet_edge.reference import MODEL
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
-__all__ = ["BuildConfig", "BuildResult", "build", "layers_path"]
+__all__ = ["BuildConfig", "BuildResult", "build", "engine_name", "layers_path"]
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,9 @@ def build(
     """
     backend = get_backend(target.backend)
     _check(backend, target, config)
-    rest = _rest(backend, config)
     source = _source(bundle, backend, config)
     calibration = implicit_calibration(bundle, config, images) if config.implicit else None
-    name = f"engines/{target.name}/{_file_name(config, rest, backend)}"
+    rest, name = _rest(backend, config), engine_name(backend, target, config)
     record = Record(
         stage="build",
         config={
@@ -107,6 +106,7 @@ def build(
     layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
     if built.layers is not None:
         write_bytes(layers_path(engine), built.layers.encode())
+    inputs, outputs = tensor_specs(load_graph(bundle.artifact(source)))
     sidecar = Sidecar(
         backend=target.backend,
         runtime_version=backend.version(),
@@ -121,6 +121,8 @@ def build(
         engine_sha256=sha256_file(engine),
         profile=config.profile if backend.profiles else None,
         settings=config.settings,
+        inputs=inputs,
+        outputs=outputs,
         warnings=built.warnings,
         notes=built.notes,
     )
@@ -174,15 +176,16 @@ def _kept(bundle: Bundle, name: str) -> BuildResult:
     )
 
 
-def _file_name(config: BuildConfig, rest: str, backend: Backend) -> str:
+def engine_name(backend: Backend, target: Target, config: BuildConfig) -> str:
+    """Return the relative path of an engine in its bundle."""
     parts: list[str] = [config.precision]
-    if config.precision == "int8" and rest == "fp32" and backend.fp16:
+    if config.precision == "int8" and _rest(backend, config) == "fp32" and backend.fp16:
         parts.append("fp32")
     if config.implicit is not None:
         parts.append("implicit")
     if config.dla is not None:
         parts.append(f"dla{config.dla}")
-    return f"model.{'-'.join(parts)}{backend.suffix}"
+    return f"engines/{target.name}/model.{'-'.join(parts)}{backend.suffix}"
 
 
 def _rest(backend: Backend, config: BuildConfig) -> str:

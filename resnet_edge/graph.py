@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import atomic_path
+from resnet_edge.backends.base import TensorSpec
 from resnet_edge.errors import GraphError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "prune",
     "save_graph",
     "set_opset",
+    "tensor_specs",
 ]
 
 
@@ -142,6 +144,21 @@ def fixed_batch(model: ModelProto) -> int | None:
     """Return how many images a model takes at once, None if it takes any number."""
     shape = model.graph.input[0].type.tensor_type.shape
     return int(shape.dim[0].dim_value) or None
+
+
+def tensor_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and the outputs; a dimension without a number is None."""
+    from onnx import helper
+
+    def spec(value: Any) -> TensorSpec:
+        tensor = value.type.tensor_type
+        shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        return TensorSpec(value.name, shape, str(dtype))
+
+    constants = {i.name for i in model.graph.initializer}
+    inputs = tuple(spec(i) for i in model.graph.input if i.name not in constants)
+    return inputs, tuple(spec(o) for o in model.graph.output)
 
 
 def opset_of(model: ModelProto) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.registry import get_backend
 from resnet_edge.bench.latency import BenchConfig, Contender, bench
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.stage import calibrate
@@ -16,6 +17,7 @@ from resnet_edge.export import MODEL, export
 from resnet_edge.progress import SILENT
 from resnet_edge.recipes import DEFAULT_RECIPE, load_recipe
 from resnet_edge.resources import CHECKPOINT, IMAGES, find
+from resnet_edge.sidecar import read_sidecar
 from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
@@ -99,7 +101,7 @@ class DemoResult:
 
 
 def contenders(bundle: Bundle, checkpoint: Path | None = None) -> list[Contender]:
-    """Return what can be timed on this machine: PyTorch, the float ONNX and CPU engines."""
+    """Return what can be timed on this machine: PyTorch, the float ONNX, engines that run here."""
     import importlib.util
 
     found = []
@@ -109,13 +111,13 @@ def contenders(bundle: Bundle, checkpoint: Path | None = None) -> list[Contender
         found.append(Contender("pytorch", "fp32", source))
     found.append(Contender("onnxruntime", "fp32", bundle.artifact(MODEL)))
     for name in bundle.names():
-        entry = bundle.entry(name)
-        runs_here = (
-            entry["stage"] == "build" and entry["config"]["target"]["backend"] == "onnxruntime"
-        )
-        if runs_here and entry["config"]["precision"] != "fp32":
-            precision = entry["config"]["precision"]
-            found.append(Contender("onnxruntime", precision, bundle.artifact(name)))
+        if bundle.entry(name)["stage"] != "build":
+            continue
+        engine = bundle.artifact(name)
+        sidecar = read_sidecar(engine)
+        is_the_model = sidecar.backend == "onnxruntime" and sidecar.precision == "fp32"
+        if not is_the_model and get_backend(sidecar.backend).obstacle(sidecar) is None:
+            found.append(Contender(sidecar.backend, sidecar.precision, engine))
     return found
 
 

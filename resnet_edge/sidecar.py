@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import read_json, sha256_file, write_json
+from resnet_edge.artifacts import read_json, sha256_file, write_bytes, write_json
+from resnet_edge.backends.base import TensorSpec
 from resnet_edge.errors import BundleError, EngineMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Sidecar", "read_sidecar", "sidecar_path", "write_sidecar"]
+__all__ = ["Sidecar", "copy_engine", "read_sidecar", "sidecar_path", "write_sidecar"]
 
 _SCHEMA = 1
 
@@ -35,6 +36,8 @@ class Sidecar:
         engine_sha256: Hash of the engine file.
         profile: Smallest, optimal and largest batch; None where any batch runs.
         settings: Options of the build that differ from their default.
+        inputs: What the engine takes; None stands for the batch.
+        outputs: What it returns.
         warnings: What the builder warned about.
         notes: What the user should know, for example what is experimental.
     """
@@ -52,6 +55,8 @@ class Sidecar:
     engine_sha256: str
     profile: tuple[int, int, int] | None
     settings: Mapping[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -65,6 +70,12 @@ def write_sidecar(engine: Path, sidecar: Sidecar) -> None:
     """Write the sidecar of an engine that stands already."""
     size = engine.stat().st_size
     write_json(sidecar_path(engine), {"schema": _SCHEMA, **asdict(sidecar), "bytes": size})
+
+
+def copy_engine(engine: Path, destination: Path) -> None:
+    """Copy an engine with its sidecar to another place and name."""
+    write_bytes(destination, engine.read_bytes())
+    write_bytes(sidecar_path(destination), sidecar_path(engine).read_bytes())
 
 
 def read_sidecar(engine: Path) -> Sidecar:
@@ -89,6 +100,8 @@ def read_sidecar(engine: Path) -> Sidecar:
         for key in ("compute_capabilities", "warnings", "notes"):
             value[key] = tuple(str(text) for text in value[key])
         value["settings"] = dict(value["settings"])
+        value["inputs"] = _specs(value["inputs"])
+        value["outputs"] = _specs(value["outputs"])
         sidecar = Sidecar(**value)
     except (BundleError, KeyError, TypeError, ValueError) as error:
         raise EngineMismatchError(f"{path} is not an engine's sidecar: {error}") from error
@@ -97,3 +110,16 @@ def read_sidecar(engine: Path) -> Sidecar:
             f"{engine} is not the file its sidecar describes", hint="build it again"
         )
     return sidecar
+
+
+def _specs(values: Any) -> tuple[TensorSpec, ...]:
+    """Read what `asdict` made of tensor specs."""
+    specs = tuple(
+        TensorSpec(
+            str(v["name"]), tuple(n if n is None else int(n) for n in v["shape"]), str(v["dtype"])
+        )
+        for v in values
+    )
+    if not specs or any(not spec.shape for spec in specs):
+        raise ValueError("an engine has inputs and outputs with a batch")
+    return specs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.batches import portions
@@ -30,8 +30,10 @@ __all__ = [
     "Calibrator",
     "EngineArtifact",
     "Precision",
+    "SelfTimed",
     "Session",
     "TensorSpec",
+    "Timings",
 ]
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -127,6 +129,36 @@ class Session(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long calls took, in milliseconds, one entry per call.
+
+    Attributes:
+        total: Whole calls, copies included.
+        parts: ``h2d``, ``compute`` and ``d2h`` where the runtime tells them apart, else empty.
+    """
+
+    total: tuple[float, ...]
+    parts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+class SelfTimed(Session):
+    """A session whose calls can only be timed by the runtime itself."""
+
+    @abstractmethod
+    def measure(
+        self, feed: Mapping[str, NDArray[Any]], *, warm_up: float, seconds: float, count: int
+    ) -> Timings:
+        """Time one call after another.
+
+        Args:
+            feed: Input arrays by name.
+            warm_up: Seconds of calls that do not count, at least.
+            seconds: Duration of the measurement, at least.
+            count: Number of calls, at least.
+        """
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ _CLASSES = {
     "onnxruntime": "OnnxRuntimeBackend",
     "tensorrt": "TensorRTBackend",
     "tensorrt_rtx": "TensorRTRtxBackend",
+    "trtexec": "TrtexecBackend",
 }
 BACKENDS = tuple(_CLASSES)
 

@@ -11,8 +11,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bench.machine import describe_machine
@@ -22,7 +23,7 @@ from resnet_edge.progress import SILENT
 from resnet_edge.reference import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from resnet_edge.bundle import Bundle
@@ -62,9 +63,9 @@ class Contender:
     """What is measured.
 
     Attributes:
-        backend: ``pytorch`` or ``onnxruntime``.
-        precision: ``fp32`` or ``int8``.
-        file: Checkpoint or ONNX file.
+        backend: ``pytorch``, or the name of a backend.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        file: Checkpoint, ONNX file or engine.
     """
 
     backend: str
@@ -81,17 +82,19 @@ class BenchResult:
         batch: Images per call.
         latencies_ms: End-to-end time of every call on the host, sorted, in milliseconds.
         seconds: Their sum.
+        parts_ms: The same for ``h2d``, ``compute`` and ``d2h`` where the runtime tells them apart,
+            each sorted by itself; else empty.
     """
 
     contender: Contender
     batch: int
     latencies_ms: tuple[float, ...]
     seconds: float
+    parts_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def percentile(self, percent: float) -> float:
         """Return a latency percentile in milliseconds (nearest rank)."""
-        rank = max(0, -(-len(self.latencies_ms) * percent // 100) - 1)
-        return self.latencies_ms[int(rank)]
+        return _percentile(self.latencies_ms, percent)
 
     @property
     def throughput_ips(self) -> float:
@@ -100,20 +103,29 @@ class BenchResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable keys of ``bench --json``."""
-        values = self.latencies_ms
         return {
             "backend": self.contender.backend,
             "precision": self.contender.precision,
             "batch": self.batch,
-            "n": len(values),
-            "latency_ms": {
-                "mean": sum(values) / len(values),
-                "min": values[0],
-                **{f"p{p}": self.percentile(p) for p in (50, 90, 95, 99)},
-                "max": values[-1],
-            },
+            "n": len(self.latencies_ms),
+            "latency_ms": _summary(self.latencies_ms),
+            "parts_ms": {part: _summary(values) for part, values in self.parts_ms.items()},
             "throughput_ips": self.throughput_ips,
         }
+
+
+def _percentile(ordered: Sequence[float], percent: float) -> float:
+    rank = max(0, -(-len(ordered) * percent // 100) - 1)
+    return ordered[int(rank)]
+
+
+def _summary(ordered: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean": sum(ordered) / len(ordered),
+        "min": ordered[0],
+        **{f"p{p}": _percentile(ordered, p) for p in (50, 90, 95, 99)},
+        "max": ordered[-1],
+    }
 
 
 def bench(
@@ -162,7 +174,7 @@ def _interleave(
 ) -> list[BenchResult]:
     for worker in workers:
         worker.ask({"warm_up_s": config.warm_up})
-    samples: dict[int, list[float]] = {i: [] for i in range(len(workers))}
+    samples: list[dict[str, list[float]]] = [defaultdict(list) for _ in workers]
     command = {
         "seconds": config.duration / _ROUNDS,
         "count": -(-config.iterations // _ROUNDS),
@@ -170,12 +182,16 @@ def _interleave(
     for turn in range(_ROUNDS):
         order = list(enumerate(workers))
         for position, worker in reversed(order) if turn % 2 else order:
-            samples[position] += worker.ask(command)["ms"]
+            answer = worker.ask(command)
+            for part, values in {"": answer["ms"], **answer["parts_ms"]}.items():
+                samples[position][part] += values
             task.advance(status=f"{worker.contender.backend} {worker.contender.precision}")
-    return [
-        BenchResult(worker.contender, batch, tuple(sorted(samples[i])), sum(samples[i]) / 1000)
-        for i, worker in enumerate(workers)
-    ]
+    results = []
+    for worker, found in zip(workers, samples, strict=True):
+        parts = {part: tuple(sorted(values)) for part, values in found.items()}
+        total = parts.pop("")
+        results.append(BenchResult(worker.contender, batch, total, sum(total) / 1000, parts))
+    return results
 
 
 class _Worker:

@@ -2,7 +2,8 @@
 
 Reads commands on stdin, one JSON object a line, and answers each with one line on stdout:
 ``{"warm_up_s": …}`` settles the session, ``{"seconds": …, "count": …}`` measures a block and
-returns the latency of every call in milliseconds.
+returns the latency of every call in milliseconds, and its parts where the runtime knows them. A
+session that only the runtime can time warms up in every block, since each is a process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.base import SelfTimed, Timings
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Bundle
 from resnet_edge.reference import Golden
@@ -41,14 +43,20 @@ def main() -> None:
     session = _open(bundle, spec)
     feed = {session.inputs[0].name: _batch(bundle, int(spec["batch"]))}
     answers.write(json.dumps({"ready": True}) + "\n")
+    warm_up = 0.0
     for line in sys.stdin:
         command = json.loads(line)
         if "warm_up_s" in command:
-            calls = _warm_up(session, feed, float(command["warm_up_s"]))
+            warm_up = float(command["warm_up_s"])
+            calls = 0 if isinstance(session, SelfTimed) else _warm_up(session, feed, warm_up)
             answers.write(json.dumps({"calls": calls}) + "\n")
+            continue
+        seconds, count = float(command["seconds"]), int(command["count"])
+        if isinstance(session, SelfTimed):
+            block = session.measure(feed, warm_up=warm_up, seconds=seconds, count=count)
         else:
-            block = _measure(session, feed, float(command["seconds"]), int(command["count"]))
-            answers.write(json.dumps({"ms": block}) + "\n")
+            block = Timings(tuple(_measure(session, feed, seconds, count)))
+        answers.write(json.dumps({"ms": block.total, "parts_ms": dict(block.parts)}) + "\n")
 
 
 def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:

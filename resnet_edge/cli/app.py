@@ -26,6 +26,7 @@ from resnet_edge.cli import (
     verify,
 )
 from resnet_edge.cli.output import show_error
+from resnet_edge.cli.trtexec_flags import translate_build
 from resnet_edge.errors import ResnetEdgeError
 
 __all__ = ["app", "main", "run"]
@@ -82,7 +83,7 @@ def run(arguments: list[str]) -> int:
     """
     json, debug = "--json" in arguments, "--debug" in arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(_translated(arguments), standalone_mode=False)
     except ResnetEdgeError as error:
         if debug:
             traceback.print_exc()
@@ -100,6 +101,16 @@ def run(arguments: list[str]) -> int:
     if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code, without a word
         show_error("Interrupted", "interrupted", "run the same command again to go on", json=json)
     return code if isinstance(code, int) else 0
+
+
+def _translated(arguments: list[str]) -> list[str]:
+    """Return the arguments with trtexec's words in ours, where a build is asked for."""
+    if arguments[:1] != ["build"]:
+        return arguments
+    translation = translate_build(arguments[1:])
+    if not {"--quiet", "-q"} & set(arguments):
+        sys.stderr.writelines(f"note: {note}\n" for note in translation.notes)
+    return ["build", *translation.arguments]
 
 
 def _usage_error(error: Any, *, json: bool) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,11 +18,14 @@ from resnet_edge.recipes import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.backends.base import Calibrator
+    from resnet_edge.backends.base import BuildConfig, Calibrator
     from resnet_edge.build import BuildResult
     from resnet_edge.bundle import Bundle
+    from resnet_edge.targets import Target
 
 __all__ = ["build"]
+
+log = logging.getLogger(__name__)
 
 
 class CalibratorName(Enum):
@@ -38,6 +44,10 @@ def build(
     int8: Annotated[bool, typer.Option("--int8", help="INT8, with FP16 for the rest.")] = False,
     target: options.TargetOption = "auto",
     data: options.DataOption = None,
+    from_cache: Annotated[
+        Path | None,
+        typer.Option(help="Take over the ranges of a TensorRT calibration cache first."),
+    ] = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     profile: Annotated[
         str | None,
@@ -93,6 +103,17 @@ def build(
             "this machine does."
         ),
     ] = None,
+    save_engine: Annotated[
+        Path | None, typer.Option(help="Also copy the engine, with its sidecar, to this file.")
+    ] = None,
+    print_trtexec: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[=VERSION]",
+            help="Build nothing; print the trtexec command that would, for the installed TensorRT, "
+            "the target's, or this version.",
+        ),
+    ] = None,
     resize: options.ResizeOption = None,
     crop: options.CropOption = None,
     interpolation: options.InterpolationOption = None,
@@ -108,12 +129,19 @@ def build(
     from resnet_edge.arrays import open_calibration
     from resnet_edge.backends.base import BuildConfig
     from resnet_edge.build import build as run_build
+    from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.recipes import load_recipe
+    from resnet_edge.sidecar import copy_engine
     from resnet_edge.targets import resolve_target
 
-    if data is not None and not int8:
-        raise ConfigError("--data is for calibration, which only INT8 needs", hint="add --int8")
+    sources = [f for f, v in (("--data", data), ("--from-cache", from_cache)) if v is not None]
+    if sources and not int8:
+        raise ConfigError(
+            f"{sources[0]} is for calibration, which only INT8 needs", hint="add --int8"
+        )
+    if len(sources) > 1:
+        raise ConfigError(f"{' and '.join(sources)} contradict each other", hint="leave one out")
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     opened = options.open_bundle(bundle, out, flags)
     resolved = resolve_target(target)
@@ -134,14 +162,22 @@ def build(
         timing_cache=timing_cache,
         reduce_range=reduce_range,
     )
+    if print_trtexec is not None:
+        _print_command(out, opened, resolved, config, print_trtexec)
+        return
+    if from_cache is not None:
+        adopt(opened, from_cache, "cache")
     images = None if data is None else open_calibration(data)
     if images is not None and config.implicit in (None, "ranges"):
         calibrate(opened, images, load_recipe(recipe), progress=out.progress)
     result = run_build(opened, resolved, config, images=images, progress=out.progress)
+    if save_engine is not None:
+        copy_engine(result.engine, save_engine)
     sidecar = result.sidecar
     out.result(
         {
             "engine": str(result.engine),
+            "saved": None if save_engine is None else str(save_engine),
             "sidecar": str(result.sidecar_file),
             "backend": sidecar.backend,
             "target": sidecar.target,
@@ -155,6 +191,26 @@ def build(
             "cached": result.cached,
         },
         lambda console: _render(console, result),
+    )
+
+
+def _print_command(
+    out: Output, bundle: Bundle, target: Target, config: BuildConfig, version: str
+) -> None:
+    from resnet_edge.trtexec.equivalent import equivalent_command
+
+    wanted = None if version == "auto" else version
+    found = equivalent_command(bundle, target, config, wanted)
+    log.info("for trtexec of TensorRT %s", found.version)
+    for file in found.missing:
+        log.warning("%s is not there yet; build and quantize make it", file)
+    out.result(
+        {
+            "tensorrt": found.version,
+            "command": list(found.words),
+            "missing": list(found.missing),
+        },
+        lambda console: console.print(shlex.join(found.words), markup=False, no_wrap=True),
     )
 
 

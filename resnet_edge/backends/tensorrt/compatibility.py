@@ -5,29 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnet_edge.device.versions import parts
+from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from resnet_edge.backends.base import BuildConfig
     from resnet_edge.device.driver import Gpu
     from resnet_edge.sidecar import Sidecar
+    from resnet_edge.targets import Target
 
-__all__ = ["mismatch"]
+__all__ = ["check_device", "mismatch"]
 
 _AMPERE = (8, 0)
 
 
-def mismatch(sidecar: Sidecar, version: str, gpu: Gpu) -> str | None:
+def mismatch(sidecar: Sidecar, version: str, gpu: Gpu | None) -> str | None:
     """Return why an engine cannot run with this TensorRT on this GPU; None if it can.
 
     Args:
         sidecar: Of the engine.
         version: Of the library that is to load it.
-        gpu: Of this machine.
+        gpu: Of this machine; None where it is not known, which is no reason by itself.
     """
     settings = sidecar.settings
     built_with, here = sidecar.runtime_version, version
     newer = parts(here) >= parts(built_with)
     if built_with != here and not (settings.get("version_compatible") and newer):
         return f"it was built with {sidecar.backend} {built_with}, this machine has {here}"
+    if gpu is None:
+        return None
     capable = parts(gpu.compute_capability) >= _AMPERE
     fits = gpu.compute_capability in sidecar.compute_capabilities
     if not fits and not (settings.get("hardware_compatible") and capable):
@@ -37,3 +42,21 @@ def mismatch(sidecar: Sidecar, version: str, gpu: Gpu) -> str | None:
             f"{gpu.compute_capability}"
         )
     return None
+
+
+def check_device(target: Target, config: BuildConfig, gpu: Gpu) -> None:
+    """Refuse to build for another GPU than the one that is here.
+
+    Raises:
+        ConfigError: TensorRT would build for this one.
+    """
+    if gpu.compute_capability == target.compute_capability:
+        return
+    older = min(parts(gpu.compute_capability), parts(target.compute_capability))
+    if config.hardware_compatible and older >= _AMPERE:
+        return
+    raise ConfigError(
+        f"TensorRT builds for the GPU it runs on: {target.name} has compute capability "
+        f"{target.compute_capability}, this {gpu.name} has {gpu.compute_capability}",
+        hint="build on the device itself, or pass --target auto",
+    )

@@ -10,11 +10,11 @@ from resnet_edge.backends.base import EngineArtifact
 from resnet_edge.backends.cuda.device import probe as probe_device
 from resnet_edge.backends.tensorrt.backend import ModuleBackend
 from resnet_edge.backends.tensorrt.builder import build_plan
+from resnet_edge.backends.tensorrt.compatibility import check_device
 from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine
 from resnet_edge.backends.tensorrt.session import TensorRTSession
 from resnet_edge.backends.tensorrt.settings import PlanRequest
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
-from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import BuildConfig, Calibration
     from resnet_edge.backends.tensorrt.builder import Plan
-    from resnet_edge.device.driver import Gpu
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
@@ -87,7 +86,7 @@ class TensorRTBackend(ModuleBackend):
     ) -> EngineArtifact:
         """Build on this machine's GPU, as often as asked for, and keep the fastest."""
         trt, gpu = self.load(), self.gpu()
-        _check_device(target, config, gpu)
+        check_device(target, config, gpu)
         if config.builds > 1 and not (found := probe_device()).available:
             raise BackendUnavailableError(f"--builds measures the engines: {found.detail}")
         keep_timings = config.timing_cache and config.builds == 1  # or all builds would be equal
@@ -117,20 +116,6 @@ class TensorRTBackend(ModuleBackend):
 
 def _workspace(target: Target, config: BuildConfig) -> int | None:
     return target.workspace_bytes if config.workspace is None else config.workspace << 20
-
-
-def _check_device(target: Target, config: BuildConfig, gpu: Gpu) -> None:
-    """Refuse to build for another GPU than the one that is here."""
-    if gpu.compute_capability == target.compute_capability:
-        return
-    ampere = min(parts(gpu.compute_capability), parts(target.compute_capability)) >= (8, 0)
-    if config.hardware_compatible and ampere:
-        return
-    raise ConfigError(
-        f"TensorRT builds for the GPU it runs on: {target.name} has compute capability "
-        f"{target.compute_capability}, this {gpu.name} has {gpu.compute_capability}",
-        hint="build on the device itself, or pass --target auto",
-    )
 
 
 def _fastest(

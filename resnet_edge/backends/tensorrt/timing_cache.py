@@ -45,7 +45,7 @@ class TimingCache:
 
     def attach(self, builder_config: tensorrt.IBuilderConfig) -> None:
         """Let a build use the timings, or start empty."""
-        for data in (self._read(), b""):
+        for data in (self.read(), b""):
             timings: tensorrt.ITimingCache = builder_config.create_timing_cache(data)
             if timings is not None and builder_config.set_timing_cache(
                 timings, ignore_mismatch=False
@@ -55,18 +55,22 @@ class TimingCache:
                 log.warning("TensorRT does not take the timing cache %s; starting anew", self.path)
 
     def keep(self, builder_config: tensorrt.IBuilderConfig) -> None:
-        """Write what a build has added; a cache that cannot be written only costs time."""
+        """Write what a build has added."""
         timings: tensorrt.ITimingCache = builder_config.get_timing_cache()
         if timings is None:
             return
-        data = bytes(timings.serialize())
+        self.write(bytes(timings.serialize()))
+
+    def write(self, data: bytes) -> None:
+        """Replace the timings; a cache that cannot be written only costs time."""
         header = json.dumps({**self._key, "sha256": hashlib.sha256(data).hexdigest()}).encode()
         try:
             write_bytes(self.path, _MAGIC + header + b"\n" + data)
         except BundleError as error:
             log.warning("timings are not kept: %s", error)
 
-    def _read(self) -> bytes:
+    def read(self) -> bytes:
+        """Return the timings as TensorRT wrote them, empty where there are none that fit."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:

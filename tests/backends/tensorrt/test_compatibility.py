@@ -26,6 +26,8 @@ ENGINE = Sidecar(
     engine_sha256="",
     profile=(1, 8, 32),
     settings={},
+    inputs=(),
+    outputs=(),
     warnings=(),
     notes=(),
 )
@@ -33,6 +35,11 @@ ENGINE = Sidecar(
 
 def test_an_engine_runs_where_it_was_built() -> None:
     assert mismatch(ENGINE, "10.3.0", ORIN) is None
+
+
+def test_a_gpu_that_is_not_known_is_no_reason_but_the_version_is() -> None:
+    assert mismatch(ENGINE, "10.3.0", None) is None
+    assert "10.7.0" in str(mismatch(ENGINE, "10.7.0", None))
 
 
 @pytest.mark.parametrize("version", ["10.3.1", "8.6.2", "11.4.0"])

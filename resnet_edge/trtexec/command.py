@@ -1,0 +1,285 @@
+"""Requests as trtexec options, as each version writes them.
+
+Which options there are is decided by name, from the executable's own help, or from
+`resnet_edge.trtexec.versions` where there is none to ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resnet_edge.errors import BuildError, ConfigError, GraphError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from resnet_edge.backends.base import BuildConfig, TensorSpec
+    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.targets import Target
+
+__all__ = [
+    "Build",
+    "Run",
+    "build_arguments",
+    "build_request",
+    "check_options",
+    "graph_for",
+    "run_arguments",
+]
+
+_WORKSPACE_MIB = 1024  # where trtexec's own default is useless: 8.2 takes 16 MiB
+
+_Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is to be built, and the files that go in and come out.
+
+    Attributes:
+        onnx: The graph.
+        engine: Where the engine goes.
+        config: What kind of engine.
+        shapes: Smallest, optimal and largest shape of every input with a dynamic batch.
+        workspace_mib: Memory the builder may use for a layer; None for its own default.
+        calibration: TensorRT calibration cache, for implicit INT8; else empty.
+        layer_precisions: Value of ``--layerPrecisions``; empty for none.
+        timing_cache: Is read and written; empty for none.
+        layers: Where the description of the layers goes; empty for nowhere.
+    """
+
+    onnx: str
+    engine: str
+    config: BuildConfig
+    shapes: Mapping[str, tuple[_Shape, _Shape, _Shape]]
+    workspace_mib: int | None = None
+    calibration: str = ""
+    layer_precisions: str = ""
+    timing_cache: str = ""
+    layers: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an engine is run for: by default once, for its outputs.
+
+    Attributes:
+        export_outputs: File for the outputs; empty for none.
+        export_times: File for the times; empty for none.
+        warm_up_ms: Milliseconds of calls before the measurement.
+        seconds: Of the measurement, at least.
+        iterations: Calls, at least.
+        dla: Core the engine was built for.
+        version_compatible: Whether the engine brings host code of its own.
+    """
+
+    export_outputs: str = ""
+    export_times: str = ""
+    warm_up_ms: int = 0
+    seconds: int = 0
+    iterations: int = 1
+    dla: int | None = None
+    version_compatible: bool = False
+
+
+def build_request(
+    onnx: str, engine: str, inputs: Sequence[TensorSpec], target: Target, config: BuildConfig
+) -> Build:
+    """Return what to build for a target, but for the files that only a real build has.
+
+    Args:
+        onnx: The graph.
+        engine: Where the engine goes.
+        inputs: Of the graph.
+        target: The device.
+        config: What kind of engine.
+
+    Raises:
+        BuildError: The profile does not fit a graph of fixed batch.
+    """
+    fixed = inputs[0].shape[0]
+    if fixed is not None and config.profile != (fixed,) * 3:
+        raise BuildError(f"the model has a fixed batch of {fixed}", hint=f"pass --profile {fixed}")
+    low, best, high = (
+        {i.name: tuple(batch if n is None else n for n in i.shape) for i in inputs}
+        for batch in config.profile
+    )
+    workspace = config.workspace
+    if workspace is None and target.workspace_bytes is not None:
+        workspace = target.workspace_bytes >> 20
+    return Build(
+        onnx=onnx,
+        engine=engine,
+        config=config,
+        shapes={} if fixed else {name: (low[name], best[name], high[name]) for name in low},
+        workspace_mib=workspace,
+    )
+
+
+def check_options(config: BuildConfig, flags: Collection[str], version: str) -> None:
+    """Refuse what this version of trtexec has no option for.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    wanted = (
+        ("--strongly-typed", config.strongly_typed, "--stronglyTyped"),
+        ("--optimization-level", config.optimization_level is not None,
+         "--builderOptimizationLevel"),
+        ("--version-compatible", config.version_compatible, "--versionCompatible"),
+        ("--hardware-compatible", config.hardware_compatible, "--hardwareCompatibilityLevel"),
+        ("--implicit", config.implicit is not None, "--calib"),
+    )  # fmt: skip
+    for option, asked, flag in wanted:
+        if asked and flag not in flags:
+            raise ConfigError(
+                f"trtexec of TensorRT {version} has no {flag}", hint=f"leave out {option}"
+            )
+    if config.implicit not in (None, "ranges"):
+        raise ConfigError(
+            f"--calibrator {config.implicit}: trtexec calibrates on random numbers only",
+            hint="use --calibrator ranges: the bundle's own, found on images",
+        )
+    if config.dla is not None and config.precision == "int8" and config.implicit is None:
+        raise ConfigError(
+            "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
+            hint="add --implicit, or use --fp16",
+        )
+
+
+def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:
+    """Return the graph to build from.
+
+    A builder with precision options takes the float graph, or Q/DQ around FP32; one without takes
+    every type from the graph.
+    """
+    if "--fp16" in flags and not config.strongly_typed:
+        return "int8" if config.precision == "int8" and config.implicit is None else "fp32"
+    if config.precision != "int8":
+        return config.precision
+    return "int8-fp16" if config.rest == "fp16" else "int8"
+
+
+def build_arguments(build: Build, flags: Collection[str]) -> list[str]:
+    """Return the options that build an engine and do nothing else.
+
+    Args:
+        build: What to build; `check_options` accepted it.
+        flags: That the executable has.
+
+    Raises:
+        GraphError: A tensor's name cannot be written.
+    """
+    config = build.config
+    arguments = [f"--onnx={build.onnx}", f"--saveEngine={build.engine}"]
+    for position, name in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
+        if build.shapes:
+            shapes = {tensor: bounds[position] for tensor, bounds in build.shapes.items()}
+            arguments.append(f"{name}={_shapes(shapes)}")
+    arguments += [*_precision(build, flags), "--noTF32"]  # FP32 means FP32: docs/decisions
+    if "--memPoolSize" not in flags:
+        arguments.append(f"--workspace={build.workspace_mib or _WORKSPACE_MIB}")
+    elif build.workspace_mib is not None:
+        arguments.append(f"--memPoolSize=workspace:{build.workspace_mib}")
+    if config.dla is not None:
+        arguments += [f"--useDLACore={config.dla}", "--allowGPUFallback"]
+    if config.optimization_level is not None:
+        arguments.append(f"--builderOptimizationLevel={config.optimization_level}")
+    if config.version_compatible:
+        arguments.append("--versionCompatible")
+    if config.hardware_compatible:
+        arguments.append("--hardwareCompatibilityLevel=ampere+")
+    if config.sparsity:
+        arguments.append("--sparsity=enable")
+    if build.timing_cache:
+        arguments.append(f"--timingCacheFile={build.timing_cache}")
+    if build.layers:
+        arguments += ["--profilingVerbosity=detailed", f"--exportLayerInfo={build.layers}"]
+    arguments.append("--skipInference" if "--skipInference" in flags else "--buildOnly")
+    return arguments
+
+
+def _precision(build: Build, flags: Collection[str]) -> list[str]:
+    """Return the options that say which types the builder may choose."""
+    config = build.config
+    if "--fp16" not in flags:
+        return []
+    if config.strongly_typed:
+        return ["--stronglyTyped"]
+    arguments = []
+    if "fp16" in (config.precision, config.rest if config.precision == "int8" else ""):
+        arguments.append("--fp16")
+    if config.precision == "int8":
+        arguments.append("--int8")
+    if build.calibration:
+        arguments.append(f"--calib={build.calibration}")
+    if build.layer_precisions:
+        arguments += [
+            f"--layerPrecisions={build.layer_precisions}",
+            "--precisionConstraints=prefer",
+        ]
+    return arguments
+
+
+def run_arguments(
+    engine: str,
+    run: Run,
+    *,
+    files: Mapping[str, str],
+    shapes: Mapping[str, _Shape],
+    flags: Collection[str],
+) -> list[str]:
+    """Return the options that run an engine.
+
+    The conditions are the same for every version: one call after another, copies included, no
+    CUDA graph, no spinning. They are 10.x's defaults but for the overlap; 11 turned them round.
+
+    Args:
+        engine: The file.
+        run: What for.
+        files: Raw input by tensor name; paths without comma and colon.
+        shapes: Of the inputs with dynamic dimensions.
+        flags: That the executable has.
+
+    Raises:
+        GraphError: A tensor's name cannot be written.
+    """
+    loads = ",".join(f"{_writable(name)}:{file}" for name, file in files.items())
+    arguments = [f"--loadEngine={engine}", f"--loadInputs={loads}"]
+    if shapes:
+        arguments.append(f"--shapes={_shapes(shapes)}")
+    if run.dla is not None:
+        arguments.append(f"--useDLACore={run.dla}")
+    if run.version_compatible:
+        arguments.append("--versionCompatible")
+    arguments += [
+        f"--iterations={run.iterations}",
+        f"--warmUp={run.warm_up_ms}",
+        f"--duration={run.seconds}",
+        "--exposeDMA",
+    ]
+    arguments += [
+        flag
+        for flag in ("--includeDataTransfers", "--noCudaGraph", "--noSpinWait")
+        if flag in flags
+    ]
+    if run.export_outputs:
+        arguments.append(f"--exportOutput={run.export_outputs}")
+    if run.export_times:
+        arguments.append(f"--exportTimes={run.export_times}")
+    return arguments
+
+
+def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ",".join(f"{_writable(name)}:{'x'.join(map(str, s))}" for name, s in shapes.items())
+
+
+def _writable(name: str) -> str:
+    """Return a tensor's name, which trtexec ends at the last colon and takes quotes off."""
+    if not name or set(name) & set(",'\n"):
+        raise GraphError(
+            f"trtexec has no way to write the tensor name {name!r}",
+            hint="rename the input in the ONNX file",
+        )
+    return name

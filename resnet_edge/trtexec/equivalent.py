@@ -1,0 +1,120 @@
+"""The trtexec command that does what a build would do, for people and for scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from resnet_edge.backends.registry import get_backend
+from resnet_edge.build import engine_name
+from resnet_edge.calibrate.layer_precisions import format_layer_precisions
+from resnet_edge.calibrate.stage import CACHE
+from resnet_edge.device.versions import parts
+from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.graph import load_graph, tensor_specs
+from resnet_edge.quantize.stage import base_name, stored_plan
+from resnet_edge.reference import MODEL
+from resnet_edge.request import Request, check_request
+from resnet_edge.trtexec.binary import find_trtexec
+from resnet_edge.trtexec.command import build_arguments, build_request, check_options, graph_for
+from resnet_edge.trtexec.versions import known_flags
+
+if TYPE_CHECKING:
+    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.bundle import Bundle
+    from resnet_edge.targets import Target
+
+__all__ = ["Equivalent", "equivalent_command"]
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A command.
+
+    Attributes:
+        version: Of TensorRT; its trtexec understands the command.
+        words: Program and arguments, not quoted.
+        missing: Files it reads that the bundle does not have yet.
+    """
+
+    version: str
+    words: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def equivalent_command(
+    bundle: Bundle, target: Target, config: BuildConfig, version: str | None = None
+) -> Equivalent:
+    """Return the trtexec command for a build, without building or making anything.
+
+    Args:
+        bundle: Holds the model.
+        target: The device.
+        config: What to build.
+        version: Of TensorRT; None for the installed trtexec's, else the newest of the target's.
+
+    Raises:
+        ConfigError: The target or this version cannot do it.
+    """
+    version, flags = _version(target, version)
+    check_request(
+        target,
+        Request(
+            config.precision,
+            config.rest,
+            config.profile,
+            dla=config.dla,
+            implicit=config.implicit is not None,
+            version=version,
+        ),
+    )
+    check_options(config, flags, version)
+    graph = graph_for(config, flags)
+    name = MODEL if graph == "fp32" else f"model.{graph}.onnx"
+    files = [name]
+    inputs, _ = tensor_specs(load_graph(bundle.artifact(MODEL)))
+    engine = str(bundle.file(engine_name(get_backend("trtexec"), target, config)))
+    request = build_request(str(bundle.file(name)), engine, inputs, target, config)
+    if config.implicit is not None:
+        files = [base_name(bundle), CACHE]
+        kept = dict.fromkeys(stored_plan(bundle), config.rest)
+        request = replace(
+            request,
+            onnx=str(bundle.file(files[0])),
+            calibration=str(bundle.file(CACHE)),
+            layer_precisions=format_layer_precisions(kept),
+        )
+    return Equivalent(
+        version,
+        ("trtexec", *build_arguments(request, flags)),
+        tuple(str(bundle.file(file)) for file in files if not bundle.file(file).is_file()),
+    )
+
+
+def _version(target: Target, version: str | None) -> tuple[str, frozenset[str]]:
+    """Return the version to write for and the options it has."""
+    if target.backend not in ("tensorrt", "trtexec"):
+        raise ConfigError(
+            f"trtexec does not build for {target.name} ({target.backend})",
+            hint="pass the target of a device with TensorRT, for example --target jetson-nano",
+        )
+    if version is None:
+        try:
+            found = find_trtexec()
+        except BackendUnavailableError:
+            if not target.software:
+                raise
+            version = target.software[-1].tensorrt[1]
+        else:
+            return found.version, found.flags
+    version = _in_full(target, version)
+    return version, known_flags(version)
+
+
+def _in_full(target: Target, version: str) -> str:
+    """Return the first version the target has of those meant: 10.3 may be its 10.3.0."""
+    wanted = parts(version)
+    for range_ in target.software:
+        if parts(range_.tensorrt[0])[: len(wanted)] == wanted:
+            return range_.tensorrt[0]
+    return version

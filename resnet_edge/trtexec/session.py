@@ -1,0 +1,144 @@
+"""Run an engine through trtexec: inputs and outputs are files, every call is a process."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.backends.base import SelfTimed
+from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.trtexec.command import Run, run_arguments
+from resnet_edge.trtexec.failures import explain, succeeded
+from resnet_edge.trtexec.output import check_outputs, parse_outputs, parse_times
+from resnet_edge.trtexec.process import run_program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from resnet_edge.backends.base import Timings
+    from resnet_edge.sidecar import Sidecar
+    from resnet_edge.trtexec.binary import Trtexec
+
+__all__ = ["TrtexecSession"]
+
+_START_SECONDS = 600.0  # to load CUDA, TensorRT and an engine from a slow SD card
+_OUTPUTS, _TIMES = "outputs.json", "times.json"
+
+
+class TrtexecSession(SelfTimed):
+    """An engine that is loaded anew for every call.
+
+    A call costs seconds, so feed as many images at once as there are: they are cut into the
+    largest batches the engine takes. Outputs carry six significant digits, as trtexec prints them.
+
+    Args:
+        trtexec: The executable.
+        engine: The file.
+        sidecar: What it is.
+    """
+
+    def __init__(self, trtexec: Trtexec, engine: Path, sidecar: Sidecar) -> None:
+        self.inputs, self.outputs = sidecar.inputs, sidecar.outputs
+        self._trtexec, self._engine = trtexec, engine.resolve()
+        self._folder = tempfile.TemporaryDirectory(prefix="resnet-edge-trtexec-")
+        self._defaults = Run(
+            dla=sidecar.settings.get("dla"),
+            version_compatible=bool(sidecar.settings.get("version_compatible")),
+        )
+        fixed = self.inputs[0].shape[0]
+        low, _, high = sidecar.profile or (fixed or 1,) * 3
+        self._low, self._high = (fixed, fixed) if fixed else (low, high)
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run any number of images, and return every output.
+
+        Raises:
+            BackendUnavailableError: trtexec failed.
+        """
+        import numpy as np
+
+        count = len(feed[self.inputs[0].name])
+        found = [
+            self._run({name: rows[start : start + self._high] for name, rows in feed.items()})
+            for start in range(0, count, self._high)
+        ]
+        return {o.name: np.concatenate([part[o.name] for part in found]) for o in self.outputs}
+
+    def measure(
+        self, feed: Mapping[str, NDArray[Any]], *, warm_up: float, seconds: float, count: int
+    ) -> Timings:
+        """Let trtexec time one call after another.
+
+        Raises:
+            BackendUnavailableError: trtexec failed.
+            ConfigError: The engine does not take this batch.
+        """
+        batch = len(feed[self.inputs[0].name])
+        if not self._low <= batch <= self._high:
+            raise ConfigError(
+                f"{self._engine} takes {self._low} to {self._high} images, not {batch}",
+                hint="choose another --batch, or build with a wider --profile",
+            )
+        wanted = replace(
+            self._defaults,
+            export_times=_TIMES,
+            warm_up_ms=math.ceil(1000 * warm_up),
+            seconds=math.ceil(seconds),
+            iterations=count,
+        )
+        self._call(feed, wanted, 10 * (warm_up + seconds) + 10.0 * count)
+        return parse_times(self._read(_TIMES), warm_up_ms=wanted.warm_up_ms)
+
+    def close(self) -> None:
+        """Remove the files of the last call."""
+        self._folder.cleanup()
+
+    def _run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one batch of at most the engine's largest size; fill up one that is too small."""
+        import numpy as np
+
+        count = len(feed[self.inputs[0].name])
+        batch = max(count, self._low)
+        padded = {name: rows[np.arange(batch) % count] for name, rows in feed.items()}
+        self._call(padded, replace(self._defaults, export_outputs=_OUTPUTS), 10.0 * batch)
+        found = parse_outputs(self._read(_OUTPUTS))
+        check_outputs(found, {o.name: o.shape for o in self.outputs}, batch)
+        return {o.name: found[o.name][:count].astype(o.dtype, copy=False) for o in self.outputs}
+
+    def _call(self, feed: Mapping[str, NDArray[Any]], wanted: Run, seconds: float) -> None:
+        import numpy as np
+
+        folder = Path(self._folder.name)
+        for left_over in folder.iterdir():
+            left_over.unlink()
+        files, shapes = {}, {}
+        for position, spec in enumerate(self.inputs):
+            array = np.ascontiguousarray(feed[spec.name], spec.dtype)
+            files[spec.name] = f"input{position}.bin"
+            array.tofile(folder / files[spec.name])
+            if None in spec.shape:
+                shapes[spec.name] = array.shape
+        arguments = run_arguments(
+            str(self._engine), wanted, files=files, shapes=shapes, flags=self._trtexec.flags
+        )
+        outcome = run_program(
+            self._trtexec.path, arguments, folder=folder, seconds=_START_SECONDS + seconds
+        )
+        if not succeeded(outcome):
+            message, hint = explain(outcome)
+            raise BackendUnavailableError(
+                f"trtexec cannot run {self._engine}: {message}", hint=hint
+            )
+
+    def _read(self, name: str) -> str:
+        try:
+            return (Path(self._folder.name) / name).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"trtexec reported success but wrote no {name}", hint="is the disk full?"
+            ) from error
