@@ -20,8 +20,8 @@ from torch import nn
 from resnet_edge.artifacts import read_json
 from resnet_edge.experiment.curves import Comparison, final_table
 from resnet_edge.experiment.responses import NetworkResponses, Response, responses_table
-from resnet_edge.models.resnet import ResNet, count_macs
-from resnet_edge.models.zoo import create
+from resnet_edge.models.resnet import ResNet, count_macs, without_weights
+from resnet_edge.models.zoo import architecture
 from resnet_edge.report.plots import plot_curves, plot_responses
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def with_tables(page: str) -> str:
 
 
 def _network(name: str) -> ResNet:
-    with torch.device("meta"):  # shapes without memory
-        return create(name)
+    return without_weights(architecture(name))
 
 
 def _parameters(model: nn.Module) -> int:
