@@ -8,7 +8,6 @@ python docs/make_pages.py
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +97,8 @@ def with_tables(page: str) -> str:
     """Return a page's text with what stands between its marks replaced by the tables."""
     text = (HERE / page).read_text(encoding="utf-8")
     for name, table in TABLES[page].items():
-        mark = f"<!-- table {name} -->\n"
-        text = re.sub(rf"(?<={mark}).*?(?=<!-- end -->)", table(), text, flags=re.DOTALL)
+        before, mark, rest = text.partition(f"<!-- table {name} -->\n")
+        text = f"{before}{mark}{table()}{rest[rest.index('<!-- end -->') :]}"
     return text
 
 
