@@ -8,7 +8,6 @@ python docs/make_pages.py
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from torch import nn
 from resnet_edge.artifacts import read_json
 from resnet_edge.experiment.curves import Comparison, final_table
 from resnet_edge.experiment.responses import NetworkResponses, Response, responses_table
-from resnet_edge.models.resnet import ResNet, count_macs
-from resnet_edge.models.zoo import create
+from resnet_edge.models.resnet import ResNet, count_macs, without_weights
+from resnet_edge.models.zoo import architecture
 from resnet_edge.report.plots import plot_curves, plot_responses
 
 if TYPE_CHECKING:
@@ -98,14 +97,13 @@ def with_tables(page: str) -> str:
     """Return a page's text with what stands between its marks replaced by the tables."""
     text = (HERE / page).read_text(encoding="utf-8")
     for name, table in TABLES[page].items():
-        mark = f"<!-- table {name} -->\n"
-        text = re.sub(rf"(?<={mark}).*?(?=<!-- end -->)", table(), text, flags=re.DOTALL)
+        before, mark, rest = text.partition(f"<!-- table {name} -->\n")
+        text = f"{before}{mark}{table()}{rest[rest.index('<!-- end -->') :]}"
     return text
 
 
 def _network(name: str) -> ResNet:
-    with torch.device("meta"):  # shapes without memory
-        return create(name)
+    return without_weights(architecture(name))
 
 
 def _parameters(model: nn.Module) -> int:

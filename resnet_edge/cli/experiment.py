@@ -46,8 +46,8 @@ OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Directory of curves, plot and runs.")
 ]
 
+_OPTIONS: tuple[Shortcut, ...] = ("A", "B", "C")  # of the paper's section 3.3
 _DATA = Path("/usr/share/datasets/fashion-mnist")
-_OPTIONS: tuple[Shortcut, ...] = ("A", "B", "C")  # of the paper, section 4.1
 
 
 @app.command()

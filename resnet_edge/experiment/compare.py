@@ -97,19 +97,18 @@ def run_directory(output: Path, network: str, seed: int) -> Path:
 
 def cost(config: TrainConfig, spec: ImageSpec, classes: int) -> Cost:
     """Return parameters and multiply-adds of the network that ``config`` trains."""
-    import torch
+    from resnet_edge.models.resnet import count_macs, without_weights
+    from resnet_edge.models.zoo import architecture
 
-    from resnet_edge.models.resnet import count_macs
-    from resnet_edge.models.zoo import create
-
-    with torch.device("meta"):  # shapes without memory
-        model = create(
+    model = without_weights(
+        architecture(
             config.arch,
             num_classes=classes,
             in_channels=spec.channels,
             width=config.width,
             shortcut=config.shortcut,
         )
+    )
     shape = (spec.channels, *spec.crop)
     return Cost(sum(p.numel() for p in model.parameters()), count_macs(model, shape))
 

@@ -7,9 +7,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.batches import ImageBatches
-from resnet_edge.errors import CheckpointError, DataError
+from resnet_edge.errors import DataError
 from resnet_edge.experiment.compare import CURVES, run_directory
 from resnet_edge.experiment.curves import Comparison
+from resnet_edge.imaging import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from resnet_edge.progress import SILENT
 from resnet_edge.train.stage import CHECKPOINT
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
     from resnet_edge.models.resnet import ResNet
     from resnet_edge.progress import Progress
 
@@ -76,15 +76,14 @@ def measure_responses(
         DataError: The images cannot be decoded.
     """
     measured = []
-    for curve in Comparison.read(output / CURVES).curves:
+    comparison = Comparison.read(output / CURVES)
+    spec = ImageSpec.from_json(comparison.data["image_spec"])
+    for curve in comparison.curves:
         folder = run_directory(output, curve.network, curve.seed)
-        checkpoint = read_checkpoint(folder / CHECKPOINT)
-        if checkpoint.image_spec is None:
-            raise CheckpointError(f"{folder / CHECKPOINT} does not say how its images are prepared")
         layers = layer_responses(
-            load_model(checkpoint),
+            load_model(read_checkpoint(folder / CHECKPOINT)),
             images,
-            checkpoint.image_spec,
+            spec,
             indices=range(min(count, len(images))),
             progress=progress,
         )

@@ -84,11 +84,11 @@ def architecture(
         name: One of ``ARCHITECTURES``.
         num_classes: Default 1000 for the ImageNet layout, 10 for the small one.
         in_channels: Channels of the input image.
-        width: Multiplier on the channels of every stage.
-        shortcut: Option A, B or C; default A for the small layout, B for ImageNet's.
+        width: Multiplier on the channels of every layer.
+        shortcut: An option in place of the variant's own.
 
     Raises:
-        ConfigError: The name is unknown, a stage is left without a channel, or a plain network is
+        ConfigError: The name is unknown, a layer is left without a channel, or a plain network is
             to have shortcuts.
     """
     if name not in _VARIANTS:
@@ -96,12 +96,6 @@ def architecture(
             f"unknown architecture {name!r}", hint=f"choose one of {', '.join(ARCHITECTURES)}"
         )
     depth, changes = _VARIANTS[name]
-    if shortcut is not None:
-        if not changes.get("residual", True):
-            raise ConfigError(
-                f"{name} has no shortcuts", hint=f"choose {name.replace('plain', 'resnet')}"
-            )
-        changes = {**changes, "shortcut": shortcut}
     if depth in _IMAGENET:
         block, layers = _IMAGENET[depth]
         config = ResNetConfig(
@@ -120,16 +114,28 @@ def architecture(
             shortcut="A",
             num_classes=10,
         )
-    widths = tuple(round(channels * width) for channels in config.widths)
-    if min(widths) < 1:
-        raise ConfigError(f"width {width} leaves {name} without channels", hint="choose a larger")
-    return replace(
+    config = replace(
         config,
-        widths=widths,
         in_channels=in_channels,
         num_classes=config.num_classes if num_classes is None else num_classes,
         **changes,
     )
+    if shortcut is not None:
+        if not config.residual:
+            hint = f"choose {name.replace('plain', 'resnet')}"
+            raise ConfigError(f"{name} has no shortcuts", hint=hint)
+        config = replace(config, shortcut=shortcut)
+    return config if width == 1.0 else _scaled(config, name, width)
+
+
+def _scaled(config: ResNetConfig, name: str, width: float) -> ResNetConfig:
+    widths, stem, squeezed = (
+        tuple(round(channels * width) for channels in layers)
+        for layers in (config.widths, config.stem_widths, config.se_widths)
+    )
+    if min(*widths, *stem, *squeezed) < 1 or widths[0] * config.base_width < 64:
+        raise ConfigError(f"width {width} leaves {name} without channels", hint="choose a larger")
+    return replace(config, widths=widths, stem_widths=stem, se_widths=squeezed)
 
 
 def create(

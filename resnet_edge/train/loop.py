@@ -35,7 +35,7 @@ class TrainConfig:
     Attributes:
         arch: Name in the zoo.
         width: Multiplier on the architecture's channels.
-        shortcut: Option A, B or C in place of the architecture's own.
+        shortcut: Option A, B, C or D in place of the architecture's own.
         epochs: Passes over the training images.
         epoch_images: Images of one epoch, drawn afresh for each; None takes all.
         batch_size: Images per step.

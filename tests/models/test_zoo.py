@@ -93,17 +93,29 @@ def test_creating_a_network_is_reproducible_from_the_seed() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
-@given(width=st.floats(0.05, 4), name=st.sampled_from(ARCHITECTURES))
-def test_a_width_multiplies_the_channels_of_every_stage(width: float, name: str) -> None:
+@given(width=st.floats(0.5, 4), name=st.sampled_from(ARCHITECTURES))
+def test_a_width_multiplies_the_channels_of_every_layer_and_nothing_else(
+    width: float, name: str
+) -> None:
     whole, scaled = architecture(name), architecture(name, width=width)
-    assert scaled == replace(whole, widths=scaled.widths)
-    for channels, multiplied in zip(whole.widths, scaled.widths, strict=True):
-        assert abs(multiplied - channels * width) <= 0.5
+    for field in ("widths", "stem_widths", "se_widths"):
+        for channels, multiplied in zip(getattr(whole, field), getattr(scaled, field), strict=True):
+            assert abs(multiplied - channels * width) <= 0.5
+        whole = replace(whole, **{field: getattr(scaled, field)})
+    assert scaled == whole
 
 
-def test_a_width_that_leaves_no_channel_is_refused() -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_network_of_half_the_width_can_be_built(name: str) -> None:
+    assert without_weights(architecture(name, width=0.5)).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet20", 0.01), ("resnext50_32x4d", 0.1), ("seresnet18", 0.05)]
+)
+def test_a_width_that_leaves_no_channel_is_refused(name: str, width: float) -> None:
     with pytest.raises(ConfigError, match="without channels"):
-        architecture("resnet20", width=0.01)
+        architecture(name, width=width)
 
 
 @pytest.mark.parametrize("option", ["A", "B", "C"])
@@ -113,5 +125,6 @@ def test_a_shortcut_option_replaces_the_layouts_own(option: Any) -> None:
 
 
 def test_shortcuts_of_a_plain_network_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no shortcuts"):
+    with pytest.raises(ConfigError, match="no shortcuts") as caught:
         architecture("plain20", shortcut="B")
+    assert caught.value.hint == "choose resnet20"
