@@ -141,7 +141,7 @@ class RangesTable:
                         float(r["min"]),
                         float(r["max"]),
                         dict(r["estimates"]),
-                        dict(r["sqnr"]),
+                        dict(r.get("sqnr", {})),
                     )
                     for name, r in value["tensors"].items()
                 },
