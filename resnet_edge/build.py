@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.artifacts import sha256_file, write_bytes
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration

@@ -19,7 +19,7 @@ from tests.conftest import require
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from resnet_edge.backends.base import Precision
+    from resnet_edge.backends.config import Precision
 
 RTX = load_target("rtx-4090")
 

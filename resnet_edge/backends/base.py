@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.batches import portions
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar
@@ -25,19 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Availability",
     "Backend",
-    "BuildConfig",
-    "Calibration",
-    "Calibrator",
-    "EngineArtifact",
-    "Precision",
     "SelfTimed",
     "Session",
     "TensorSpec",
     "Timings",
 ]
-
-Precision = Literal["fp32", "fp16", "int8"]
-Calibrator = Literal["ranges", "entropy", "minmax"]
 
 _FLAGS = {
     "compute_capabilities": "--compute-capability",
@@ -159,121 +152,6 @@ class SelfTimed(Session):
             seconds: Duration of the measurement, at least.
             count: Number of calls, at least.
         """
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """What to build.
-
-    Every backend honours the first three; of the others those it names in `Backend.options`.
-
-    Attributes:
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        rest: For ``int8``: type of everything that is not quantized, ``fp16`` or ``fp32``.
-        profile: Smallest, optimal and largest batch of the optimization profile.
-        strongly_typed: Let the graph alone decide every layer's type, also where the builder could
-            choose.
-        implicit: INT8 without Q/DQ pairs: from the bundle's ranges, or by TensorRT's own
-            calibration on images.
-        dla: DLA core that runs what it can; the GPU runs the rest.
-        compute_capabilities: GPUs to build for ahead of time; empty for the target's.
-        workspace: MiB of scratch memory for a layer; None for what the target allows.
-        optimization_level: 0 builds fastest, 5 searches longest; None for the builder's default.
-        builds: How often to build; the fastest engine is kept.
-        version_compatible: Runs with later TensorRT versions too.
-        hardware_compatible: Runs on every GPU from Ampere on.
-        sparsity: Use 2:4 sparse kernels where the weights allow.
-        timing_cache: Remember kernel timings for later builds on this device.
-        reduce_range: For the CPU twin: 7-bit weights, for an x86 without VNNI; default as this
-            machine needs it.
-    """
-
-    precision: Precision
-    rest: Literal["fp16", "fp32"] = "fp16"
-    profile: tuple[int, int, int] = (1, 8, 32)
-    strongly_typed: bool = False
-    implicit: Calibrator | None = None
-    dla: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    workspace: int | None = None
-    optimization_level: int | None = None
-    builds: int = 1
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    sparsity: bool = False
-    timing_cache: bool = True
-    reduce_range: bool | None = None
-
-    def __post_init__(self) -> None:
-        low, best, high = self.profile
-        if not 1 <= low <= best <= high:
-            raise ConfigError(
-                f"profile {low},{best},{high} makes no sense",
-                hint="give smallest,optimal,largest batch, for example --profile 1,8,32",
-            )
-        if self.implicit is not None and self.precision != "int8":
-            raise ConfigError("implicit quantization means INT8", hint="add --int8")
-        if self.implicit is not None and self.strongly_typed:
-            raise ConfigError(
-                "--implicit leaves the types to the builder, --strongly-typed forbids that",
-                hint="leave out one of them",
-            )
-        if self.workspace is not None and self.workspace < 1:
-            raise ConfigError(f"--workspace {self.workspace}: must be at least 1 MiB")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise ConfigError(f"--optimization-level {self.optimization_level}: must be 0 to 5")
-        if self.builds < 1:
-            raise ConfigError(f"--builds {self.builds}: must be at least 1")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options that differ from their default, as JSON; the first three left out."""
-        chosen = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
-        defaults = {field.name: field.default for field in fields(self)}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in chosen.items()
-            if value != defaults[name]
-        }
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What implicit INT8 quantization takes its ranges from.
-
-    Attributes:
-        cache: TensorRT calibration cache with the bundle's ranges; None if TensorRT is to find
-            ranges of its own on ``batches``.
-        batches: Yields float32 N x C x H x W network inputs, all of the same N.
-        keep_float: Names of the layers that are not quantized.
-    """
-
-    cache: bytes | None = None
-    batches: Callable[[], Iterator[NDArray[Any]]] | None = None
-    keep_float: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class EngineArtifact:
-    """What a backend built.
-
-    Attributes:
-        data: The engine, byte for byte what the builder returned.
-        warnings: What the builder warned about, each text once.
-        notes: What the user should know about this engine: how its types were decided, what runs
-            where, what is experimental.
-        compute_capabilities: GPUs it was built for; empty for a CPU.
-        device: Name of the GPU it was built on; empty if built ahead of time.
-        layers: The engine's layers as the runtime describes them (JSON); None where it cannot be
-            loaded.
-    """
-
-    data: bytes
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    compute_capabilities: tuple[str, ...] = ()
-    device: str = ""
-    layers: str | None = None
 
 
 class Backend(ABC):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.backends.base import Availability, Backend, EngineArtifact, Session, TensorSpec
+from resnet_edge.backends.base import Availability, Backend, Session, TensorSpec
+from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.errors import BackendUnavailableError, ConfigError, GraphError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.backends.base import BuildConfig, Calibration
+    from resnet_edge.backends.config import BuildConfig, Calibration
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from resnet_edge.artifacts import write_bytes
-from resnet_edge.backends.base import BuildConfig, EngineArtifact
+from resnet_edge.backends.config import BuildConfig, EngineArtifact
 from resnet_edge.backends.tensorrt.backend import ModuleBackend
 from resnet_edge.backends.tensorrt.builder import build_plan as build_any
 from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine, refuse_foreign
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import tensorrt_rtx
 
-    from resnet_edge.backends.base import Calibration
+    from resnet_edge.backends.config import Calibration
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 

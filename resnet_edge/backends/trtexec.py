@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.base import Availability, Backend, EngineArtifact
+from resnet_edge.backends.base import Availability, Backend
+from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
 from resnet_edge.calibrate.layer_precisions import format_layer_precisions
@@ -29,7 +30,8 @@ from resnet_edge.trtexec.process import run_program
 from resnet_edge.trtexec.session import TrtexecSession
 
 if TYPE_CHECKING:
-    from resnet_edge.backends.base import BuildConfig, Calibration, Session
+    from resnet_edge.backends.base import Session
+    from resnet_edge.backends.config import BuildConfig, Calibration
     from resnet_edge.device.driver import Gpu
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph

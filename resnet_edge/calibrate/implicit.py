@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import sha256_json
-from resnet_edge.backends.base import Calibration
+from resnet_edge.backends.config import Calibration
 from resnet_edge.batches import Feeds
 from resnet_edge.calibrate.table import encode_cache
 from resnet_edge.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto
 
     from resnet_edge.arrays import NetworkInputs
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
 

@@ -18,7 +18,7 @@ from resnet_edge.recipes import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.backends.base import BuildConfig, Calibrator
+    from resnet_edge.backends.config import BuildConfig, Calibrator
     from resnet_edge.build import BuildResult
     from resnet_edge.bundle import Bundle
     from resnet_edge.targets import Target
@@ -127,7 +127,7 @@ def build(
     """Build an engine for a target; with --int8 --data DIR it calibrates first."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.arrays import open_calibration
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build as run_build
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate

@@ -20,7 +20,7 @@ from resnet_edge.trtexec.command import build_arguments, build_request, check_op
 from resnet_edge.trtexec.versions import known_flags
 
 if TYPE_CHECKING:
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.bundle import Bundle
     from resnet_edge.targets import Target
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import BACKENDS, get_backend
 from resnet_edge.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.build import build, layers_path
 from resnet_edge.errors import BackendUnavailableError, BuildError, ConfigError, EngineMismatchError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from resnet_edge.backends.base import Precision
+    from resnet_edge.backends.config import Precision
     from resnet_edge.build import BuildResult
     from resnet_edge.bundle import Bundle
 

@@ -32,7 +32,7 @@ from tests.emulation.trtexec.install import VERSIONS, install
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from resnet_edge.backends.base import Precision
+    from resnet_edge.backends.config import Precision
     from resnet_edge.build import BuildResult
 
 XAVIER = Target("xavier", "", "trtexec", "7.2", dla_cores=2, soc="tegra194", modules=("p2888",))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.implicit import (

@@ -13,7 +13,7 @@ from tests.conftest import require
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
 
 
 class Asked(Exception):  # noqa: N818

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
@@ -22,7 +22,7 @@ from tests.conftest import require
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from resnet_edge.backends.base import Precision
+    from resnet_edge.backends.config import Precision
 
 pytestmark = pytest.mark.gpu
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.backends.base import BuildConfig, TensorSpec
+from resnet_edge.backends.base import TensorSpec
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BuildError, ConfigError, GraphError
 from resnet_edge.targets import load_target
@@ -24,7 +25,7 @@ from resnet_edge.trtexec.versions import known_flags
 from tests.emulation.trtexec.install import VERSIONS, flags_of, listed_flags
 
 if TYPE_CHECKING:
-    from resnet_edge.backends.base import Precision
+    from resnet_edge.backends.config import Precision
 
 SHAPES = {"input": ((1, 3, 8, 8), (4, 3, 8, 8), (16, 3, 8, 8))}
 BUILD = Build("model.onnx", "model.engine", BuildConfig("fp32"), SHAPES, 512)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.tensorrt.session import TensorRTSession
     from resnet_edge.device.driver import Gpu
     from resnet_edge.quantize.stage import Graph

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import tensorrt
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.tensorrt.logger import Record
     from resnet_edge.backends.tensorrt.settings import PlanRequest
     from resnet_edge.progress import Progress

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tensorrt
     from numpy.typing import NDArray
 
-    from resnet_edge.backends.base import Calibration, Calibrator
+    from resnet_edge.backends.config import Calibration, Calibrator
     from resnet_edge.backends.tensorrt.callbacks import Failure
 
 __all__ = ["attach_calibrator", "cache_for"]

@@ -8,7 +8,7 @@ from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.device.driver import Gpu
     from resnet_edge.sidecar import Sidecar
     from resnet_edge.targets import Target

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import tensorrt
 
-    from resnet_edge.backends.base import BuildConfig, Calibration
+    from resnet_edge.backends.config import BuildConfig, Calibration
     from resnet_edge.backends.tensorrt.features import TrtFeatures
     from resnet_edge.backends.tensorrt.timing_cache import TimingCache
 

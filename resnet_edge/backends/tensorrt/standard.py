@@ -6,7 +6,7 @@ import logging
 from statistics import median
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.base import EngineArtifact
+from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.backends.cuda.device import probe as probe_device
 from resnet_edge.backends.tensorrt.backend import ModuleBackend
 from resnet_edge.backends.tensorrt.builder import build_plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from resnet_edge.backends.base import BuildConfig, Calibration
+    from resnet_edge.backends.config import BuildConfig, Calibration
     from resnet_edge.backends.tensorrt.builder import Plan
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target

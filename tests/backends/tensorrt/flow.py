@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_edge.backends.base import BuildConfig
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
 from resnet_edge.progress import SILENT

@@ -14,7 +14,7 @@ WEAK_ONLY = ("8.6",)
 
 def graphs() -> dict[str, str]:
     """Return the graph that is asked for by precision, rest and typing."""
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.registry import get_backend
 
     backend = get_backend("tensorrt")
@@ -48,7 +48,7 @@ def test_the_graph_holds_the_types_only_where_no_flag_can(version: str) -> None:
 
 def refusals(options: list[dict[str, Any]]) -> list[str]:
     """Return what `check` says to each set of options, empty where it accepts them."""
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.registry import get_backend
     from resnet_edge.errors import ConfigError
 
@@ -89,7 +89,7 @@ def without_gpu() -> list[str]:
     """Return what a machine without a driver is told, and that nothing crashed on the way."""
     from pathlib import Path
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.registry import get_backend
     from resnet_edge.errors import BackendUnavailableError
     from resnet_edge.progress import SILENT

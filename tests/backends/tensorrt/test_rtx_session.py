@@ -21,7 +21,7 @@ def built(exported: Callable[[str], Bundle], tmp_path: Path) -> str:
     """A bundle with an FP32 engine for compute capability 8.9, built for real."""
     import shutil
 
-    from resnet_edge.backends.base import BuildConfig
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build
     from resnet_edge.bundle import Bundle
     from resnet_edge.targets import load_target
