@@ -6,16 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.closing import Closing
 from resnet_edge.batches import portions
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
     from resnet_edge.progress import Progress
@@ -68,7 +67,7 @@ class Availability:
     detail: str
 
 
-class Session(ABC):
+class Session(Closing):
     """A loaded network that maps named arrays to named arrays.
 
     Attributes:
@@ -111,17 +110,6 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what the runtime holds; the session cannot be used afterwards."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

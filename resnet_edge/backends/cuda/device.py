@@ -20,12 +20,12 @@ themselves, on any thread; code that calls the GPU through other libraries does 
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from resnet_edge.backends.base import Availability
+from resnet_edge.backends.closing import Closing
 from resnet_edge.backends.cuda.resources import (
     Activation,
     Buffer,
@@ -39,7 +39,6 @@ from resnet_edge.errors import BackendUnavailableError, DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from numpy.typing import DTypeLike
 
@@ -49,10 +48,8 @@ __all__ = ["LIBRARIES", "Device", "open_device", "probe"]
 
 LIBRARIES = ("pycuda", "cuda-python")
 
-log = logging.getLogger(__name__)
 
-
-class Device:
+class Device(Closing):
     """One GPU, in its primary context; see `open_device`.
 
     Attributes:
@@ -142,23 +139,6 @@ class Device:
             for resource in self._open.values():
                 if isinstance(resource, Stream):
                     stack.callback(resource.synchronize)
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close without hiding the error that ended the block."""
-        try:
-            self.close()
-        except DeviceError as failure:
-            if error is None:
-                raise
-            log.warning("%s", failure)
 
     def _enter(self) -> None:
         depth = getattr(self._depth, "value", 0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.closing import Closing
 from resnet_edge.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import DTypeLike, NDArray
-    from typing_extensions import Self
 
     from resnet_edge.backends.cuda.device import Device
 
 __all__ = ["Activation", "Buffer", "Event", "Graph", "HostBuffer", "Resource", "Stream"]
-
-log = logging.getLogger(__name__)
 
 
 class Activation:
@@ -67,7 +64,7 @@ class Activation:
         return DeviceError(f"{name}: {self.doing} failed: {error}")
 
 
-class Resource(ABC):
+class Resource(Closing):
     """Something open on a device."""
 
     def __init__(self, device: Device, handle: Any) -> None:
@@ -94,23 +91,6 @@ class Resource(ABC):
 
     @abstractmethod
     def _release(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close without hiding the error that ended the block."""
-        try:
-            self.close()
-        except DeviceError as failure:
-            if error is None:
-                raise
-            log.warning("%s", failure)
 
 
 class Buffer(Resource):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +16,7 @@ from resnet_edge.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     import tensorrt
     from numpy.typing import NDArray
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from resnet_edge.backends.tensorrt.lane import GpuTimes
 
 __all__ = ["Contexts", "PlainContexts", "TensorRTSession"]
-
-log = logging.getLogger(__name__)
 
 
 class Contexts(Protocol):
@@ -144,20 +141,6 @@ class TensorRTSession(Session):
                 stack.callback(lane.close)
             self._lanes.clear()
             self._free.clear()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close without hiding the error that ended the block."""
-        try:
-            self.close()
-        except DeviceError as failure:
-            if error is None:
-                raise
-            log.warning("%s", failure)
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
