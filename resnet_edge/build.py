@@ -140,17 +140,7 @@ def layers_path(engine: Path) -> Path:
 
 def _check(backend: Backend, target: Target, config: BuildConfig) -> None:
     """Refuse what the target, then what the backend cannot do."""
-    check_request(
-        target,
-        Request(
-            config.precision,
-            config.rest,
-            config.profile,
-            dla=config.dla,
-            implicit=config.implicit is not None,
-            version=backend.probe().version,
-        ),
-    )
+    check_request(target, Request.of(config, backend.probe().version))
     backend.check(config)
 
 

@@ -9,6 +9,7 @@ from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from resnet_edge.backends.config import BuildConfig
     from resnet_edge.targets import Target
 
 __all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
@@ -37,6 +38,18 @@ class Request:
     dla: int | None = None
     implicit: bool = False
     version: str | None = None
+
+    @classmethod
+    def of(cls, config: BuildConfig, version: str | None) -> Request:
+        """Return what a build asks of the target, with this version of the library."""
+        return cls(
+            config.precision,
+            config.rest,
+            config.profile,
+            dla=config.dla,
+            implicit=config.implicit is not None,
+            version=version,
+        )
 
 
 def check_request(target: Target, request: Request) -> None:

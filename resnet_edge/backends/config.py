@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from resnet_edge.quantize.stage import Graph
+
 __all__ = ["BuildConfig", "Calibration", "Calibrator", "EngineArtifact", "Precision"]
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -81,6 +83,31 @@ class BuildConfig:
             raise ConfigError(f"--optimization-level {self.optimization_level}: must be 0 to 5")
         if self.builds < 1:
             raise ConfigError(f"--builds {self.builds}: must be at least 1")
+
+    def graph(self, *, strongly_typed: bool) -> Graph:
+        """Return the graph that TensorRT builds this from.
+
+        Args:
+            strongly_typed: The graph alone decides every layer's type. Otherwise the builder has
+                precision flags, and takes the float graph, or Q/DQ pairs around FP32.
+        """
+        if not strongly_typed:
+            return "int8" if self.precision == "int8" and self.implicit is None else "fp32"
+        if self.precision != "int8":
+            return self.precision
+        return "int8-fp16" if self.rest == "fp16" else "int8"
+
+    def check_dla(self) -> None:
+        """Refuse Q/DQ pairs on the DLA.
+
+        Raises:
+            ConfigError: INT8 is asked for on the DLA, and not as implicit quantization.
+        """
+        if self.dla is not None and self.precision == "int8" and self.implicit is None:
+            raise ConfigError(
+                "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
+                hint="add --implicit, or use --fp16",
+            )
 
     @property
     def settings(self) -> dict[str, Any]:

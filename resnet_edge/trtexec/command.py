@@ -142,11 +142,7 @@ def check_options(config: BuildConfig, flags: Collection[str], version: str) -> 
             f"--calibrator {config.implicit}: trtexec calibrates on random numbers only",
             hint="use --calibrator ranges: the bundle's own, found on images",
         )
-    if config.dla is not None and config.precision == "int8" and config.implicit is None:
-        raise ConfigError(
-            "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
-            hint="add --implicit, or use --fp16",
-        )
+    config.check_dla()
 
 
 def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:
@@ -155,11 +151,7 @@ def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:
     A builder with precision options takes the float graph, or Q/DQ around FP32; one without takes
     every type from the graph.
     """
-    if "--fp16" in flags and not config.strongly_typed:
-        return "int8" if config.precision == "int8" and config.implicit is None else "fp32"
-    if config.precision != "int8":
-        return config.precision
-    return "int8-fp16" if config.rest == "fp16" else "int8"
+    return config.graph(strongly_typed="--fp16" not in flags or config.strongly_typed)
 
 
 def build_arguments(build: Build, flags: Collection[str]) -> list[str]:

@@ -57,17 +57,7 @@ def equivalent_command(
         ConfigError: The target or this version cannot do it.
     """
     version, flags = _version(target, version)
-    check_request(
-        target,
-        Request(
-            config.precision,
-            config.rest,
-            config.profile,
-            dla=config.dla,
-            implicit=config.implicit is not None,
-            version=version,
-        ),
-    )
+    check_request(target, Request.of(config, version))
     check_options(config, flags, version)
     graph = graph_for(config, flags)
     name = MODEL if graph == "fp32" else f"model.{graph}.onnx"

@@ -78,11 +78,8 @@ class ModuleBackend(Backend):
 
     def graph(self, config: BuildConfig) -> Graph:
         """Return the graph whose element types are the precision asked for, or leave it open."""
-        if self.features().strongly_typed(asked=config.strongly_typed):
-            if config.precision != "int8":
-                return config.precision
-            return "int8-fp16" if config.rest == "fp16" else "int8"
-        return "int8" if config.precision == "int8" and config.implicit is None else "fp32"
+        typed = self.features().strongly_typed(asked=config.strongly_typed)
+        return config.graph(strongly_typed=typed)
 
     def obstacle(self, sidecar: Sidecar) -> str | None:
         """Return why the engine cannot run here, without creating any TensorRT object."""

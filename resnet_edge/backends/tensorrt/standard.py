@@ -69,11 +69,7 @@ class TensorRTBackend(ModuleBackend):
                 f"TensorRT {version} builds for one GPU only",
                 hint="leave out --hardware-compatible",
             )
-        if config.dla is not None and config.precision == "int8" and config.implicit is None:
-            raise ConfigError(
-                "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
-                hint="add --implicit, or use --fp16",
-            )
+        config.check_dla()
 
     def build(
         self,
