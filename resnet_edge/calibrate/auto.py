@@ -16,11 +16,11 @@ from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
 from resnet_edge.calibrate.table import RangesTable, TensorRange
 from resnet_edge.progress import SILENT
+from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.equalize import equalize
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.probe import channel_maxima, layer_errors
-from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import HeldOut, Inputs
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def bake_off(
         base, place(base.graph), table, Inputs.read(source, spec, list(calibrate_on)[:_PROBED])
     )
     corrected = correct_biases(base, errors)
-    score = held_out.score(_quantized(corrected, table))
+    with AdjustableGraph(corrected, table) as graph:
+        score = held_out.judge(graph.logits(held_out.inputs, table))
     trials.append(Trial(equalized, best.method, True, score, len(held_out)))
     keep_correction = score.kl < _BETTER * best.score.kl
     winner = trials[-1] if keep_correction else best
@@ -218,7 +219,8 @@ def _choose_equalization(
         points = place(candidate.graph).engine_points
         collected = collect(candidate, points, source, spec, indices=few, progress=progress)
         table = tables_of(collected.histograms, percent, [SAFE])[SAFE]
-        scores.append(look.score(_quantized(candidate, table)))
+        with AdjustableGraph(candidate, table) as graph:
+            scores.append(look.judge(graph.logits(look.inputs, table)))
         method = f"{SAFE} on {len(few)} images"
         trials.append(Trial(bool(position), method, False, scores[-1], len(look)))
     helps = scores[1].kl < _BETTER * scores[0].kl
@@ -234,12 +236,15 @@ def _choose_method(
     progress: Progress,
 ) -> Trial:
     """Compare all estimators on a few images, and the best of them on all."""
-    with progress.task("compare estimators", total=len(tables) + _FINALISTS) as task:
+    with (
+        progress.task("compare estimators", total=len(tables) + _FINALISTS) as task,
+        AdjustableGraph(model, tables[SAFE]) as graph,
+    ):
 
         def rank(methods: Sequence[str], images: HeldOut) -> list[Trial]:
             compared = []
             for method in methods:
-                score = images.score(_quantized(model, tables[method]))
+                score = images.judge(graph.logits(images.inputs, tables[method]))
                 compared.append(Trial(equalized, method, False, score, len(images)))
                 task.advance(status=f"{method} KL {score.kl:.2g}")
             trials.extend(compared)
@@ -247,7 +252,3 @@ def _choose_method(
 
         first = rank(list(tables), held_out.first(_FIRST_ROUND))
         return rank([trial.method for trial in first[:_FINALISTS]], held_out)[0]
-
-
-def _quantized(model: ModelProto, table: RangesTable) -> ModelProto:
-    return engine_graph(model, place(model.graph), table, weights="rounded")

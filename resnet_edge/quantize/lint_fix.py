@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.graph import prune, set_opset
 from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
-from resnet_edge.quantize.qdq import quantize_weight, weight_scales
 from resnet_edge.quantize.qdq_view import Q, QdqView
+from resnet_edge.quantize.weights import quantize_weight, weight_scales
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

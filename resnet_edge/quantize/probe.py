@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.batches import portions
 from resnet_edge.quantize.placement import origin_of
-from resnet_edge.quantize.qdq import round_weight, weight_scales
+from resnet_edge.quantize.weights import round_weight, weight_scales
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -133,7 +133,10 @@ class HeldOut:
 
     def score(self, graph: ModelProto) -> GraphScore:
         """Run a quantized graph, exactly as written, and compare."""
-        logits = run_graph(graph, self.inputs, exact=True)
+        return self.judge(run_graph(graph, self.inputs, exact=True))
+
+    def judge(self, logits: NDArray[np.float32]) -> GraphScore:
+        """Compare a quantized model's logits on these images with the float model's."""
         same = float((logits.argmax(1) == self.logits.argmax(1)).mean())
         right = None if self.labels is None else float((logits.argmax(1) == self.labels).mean())
         return GraphScore(

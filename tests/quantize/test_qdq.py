@@ -19,13 +19,8 @@ from resnet_edge.export import MODEL
 from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
-from resnet_edge.quantize.qdq import (
-    Weights,
-    engine_graph,
-    quantize_weight,
-    twin_graph,
-    weight_scales,
-)
+from resnet_edge.quantize.qdq import Weights, engine_graph, twin_graph
+from resnet_edge.quantize.weights import quantize_weight, weight_scales
 from resnet_edge.reference import Golden, run_all
 from tests.conftest import onnx_model, require
 

@@ -1,0 +1,66 @@
+"""The TensorRT graph with its activation scales fed at run time: one session tries all ranges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resnet_edge.backends.closing import Closing
+from resnet_edge.batches import portions
+from resnet_edge.quantize.placement import place
+from resnet_edge.quantize.qdq import engine_graph, engine_scales
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from resnet_edge.calibrate.table import RangesTable
+
+__all__ = ["AdjustableGraph"]
+
+
+class AdjustableGraph(Closing):
+    """A quantized model whose activation ranges can be changed between runs.
+
+    Its weights are rounded, and the session is loaded, once for all tables.
+
+    Args:
+        model: Float FP32 graph.
+        table: Ranges of all its engine points; they stand until `logits` is given others.
+    """
+
+    def __init__(self, model: ModelProto, table: RangesTable) -> None:
+        from onnx import TensorProto, helper
+
+        from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+        self._placement = place(model.graph)
+        graph = engine_graph(model, self._placement, table, weights="rounded")
+        graph.graph.input.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ())
+            for name in self._scales(table)
+        )
+        self._session = OnnxRuntimeSession(graph, exact=True)
+
+    def logits(self, inputs: Iterable[NDArray[Any]], table: RangesTable) -> NDArray[np.float32]:
+        """Run batches of images with the ranges of ``table`` and return all logits."""
+        import numpy as np
+
+        scales, name = self._scales(table), self._session.inputs[0].name
+        rows: list[NDArray[np.float32]] = []
+        for batch in inputs:
+            for part, count in portions(batch, self._session.batch):
+                found = self._session.run({name: part, **scales})
+                rows.append(next(iter(found.values()))[:count])
+        return np.concatenate(rows)
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session.close()
+
+    def _scales(self, table: RangesTable) -> dict[str, NDArray[np.float32]]:
+        import numpy as np
+
+        return engine_scales(self._placement, table, np.float32)
