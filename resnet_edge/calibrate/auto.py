@@ -20,7 +20,7 @@ from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.equalize import equalize
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.probe import channel_maxima, layer_errors
+from resnet_edge.quantize.probe import PROBE_BATCH, channel_maxima, layer_errors
 from resnet_edge.quantize.score import HeldOut, Inputs
 
 if TYPE_CHECKING:
@@ -156,9 +156,8 @@ def bake_off(
     tables = tables_of(collected.histograms, percent)
     best = _choose_method(base, equalized, tables, held_out, trials, progress)
     table = tables[best.method]
-    errors = layer_errors(
-        base, place(base.graph), table, Inputs.read(source, spec, list(calibrate_on)[:_PROBED])
-    )
+    probed = Inputs.read(source, spec, list(calibrate_on)[:_PROBED], batch_size=PROBE_BATCH)
+    errors = layer_errors(base, place(base.graph), table, probed)
     corrected = correct_biases(base, errors)
     with AdjustableGraph(corrected, table) as graph:
         score = held_out.judge(graph.logits(held_out.inputs, table))
@@ -211,7 +210,7 @@ def _choose_equalization(
     maxima = channel_maxima(
         model,
         [t for t in placement.engine_points if t not in inputs],
-        Inputs.read(source, spec, few),
+        Inputs.read(source, spec, few, batch_size=PROBE_BATCH),
     )
     candidates = (model, equalize(model, maxima).model)
     look, scores = held_out.first(_FIRST_ROUND), []

@@ -12,6 +12,7 @@ from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.progress import SILENT
+from resnet_edge.quantize.probe import PROBE_BATCH
 from resnet_edge.quantize.score import HeldOut, Inputs, run_graph
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
@@ -110,7 +111,8 @@ def meet_budget(
         )
     choose_on, prove_on = unused[:count], unused[count:]
     held_out = HeldOut.of(model, source, bundle.model.image_spec, choose_on[:_RANK_IMAGES])
-    proxy = Inputs.read(source, bundle.model.image_spec, choose_on[:_PROXY_IMAGES])
+    spec = bundle.model.image_spec
+    proxy = Inputs.read(source, spec, choose_on[:_PROXY_IMAGES], batch_size=PROBE_BATCH)
     ranking = rank_layers(model, table, proxy, held_out, confirm=_CONFIRMED, progress=progress)
     choose = _labelled(bundle, model, source, labels, choose_on)
     found = search(model, table, ranking, choose, budget, progress=progress)
@@ -135,7 +137,7 @@ def sensitivity(
         raise DataError(f"all images of {source.path} were calibrated on", hint="pass other images")
     spec = bundle.model.image_spec
     held_out = HeldOut.of(model, source, spec, unused[:_RANK_IMAGES])
-    proxy = Inputs.read(source, spec, unused[:_PROXY_IMAGES])
+    proxy = Inputs.read(source, spec, unused[:_PROXY_IMAGES], batch_size=PROBE_BATCH)
     ranking = rank_layers(model, table, proxy, held_out, progress=progress)
     write_json(bundle.file(SENSITIVITY), {"layers": [layer.to_json() for layer in ranking]})
     bundle.record(SENSITIVITY, Record(stage="sensitivity", inputs={"ranges": bundle.sha256(TABLE)}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.batches import portions
 from resnet_edge.quantize.placement import origin_of
-from resnet_edge.quantize.weights import round_weight, weight_scales
+from resnet_edge.quantize.weights import quantize_weight, weight_scales
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from resnet_edge.calibrate.table import RangesTable
     from resnet_edge.quantize.placement import Placement
 
-__all__ = ["LayerError", "channel_maxima", "layer_errors"]
+__all__ = ["PROBE_BATCH", "LayerError", "channel_maxima", "layer_errors"]
 
 _QMAX = 127
+PROBE_BATCH = 2  # images at once: a probed graph holds every activation several times over
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,17 @@ def _quantized_copy(
     index, prefix = GraphIndex(model.graph), f"{layer.name}/probe"
     weight = index.constant(layer.input[1])
     assert weight is not None  # placement only lists constant weights
-    rounded = round_weight(weight, weight_scales(weight))
+    weight_scale = weight_scales(weight)
     scale = np.float32(table.tensors[origin_of(layer.input[0], index)].amax / _QMAX)
-    arrays = {
-        "weight": rounded,
+    arrays = {  # the weights stay int8 until they are used: a quarter of the memory
+        "weight": quantize_weight(weight, weight_scale),
+        "weight_scale": weight_scale,
         "scale": np.array(scale, np.float32),
         "zero": np.zeros((), np.int8),
     }
     copy = helper.make_node(
         layer.op_type,
-        [f"{prefix}/x", f"{prefix}/weight", *layer.input[2:]],
+        [f"{prefix}/x", f"{prefix}/w", *layer.input[2:]],
         [f"{prefix}/y"],
     )
     copy.attribute.extend(layer.attribute)
@@ -135,6 +137,7 @@ def _quantized_copy(
     steps = [
         ("QuantizeLinear", [layer.input[0], f"{prefix}/scale", f"{prefix}/zero"], "q", {}),
         ("DequantizeLinear", [f"{prefix}/q", f"{prefix}/scale", f"{prefix}/zero"], "x", {}),
+        ("DequantizeLinear", [f"{prefix}/weight", f"{prefix}/weight_scale"], "w", {"axis": 0}),
         ("Sub", [f"{prefix}/y", layer.output[0]], "error", {}),
         ("ReduceMean", [f"{prefix}/error"], "bias", {"axes": axes, "keepdims": 0}),
         ("Mul", [f"{prefix}/error", f"{prefix}/error"], "error2", {}),
@@ -169,7 +172,7 @@ def _run(
     insert_sorted(probed.graph, [*probed.graph.node, *nodes])
     for name in outputs:
         probed.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    with OnnxRuntimeSession(probed) as session:
+    with OnnxRuntimeSession(probed, exact=True) as session:
         for array in inputs:
             for part, _ in portions(array, session.batch):
                 yield len(part), session.run({session.inputs[0].name: part})
