@@ -192,7 +192,7 @@ def say(message: str) -> None:
 def _replace_section(path: Path, name: str, text: str) -> None:
     """Put a benchmark's section into a file, in place of its earlier one or at the end."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    head = "# INT8: measured side by side\n\nWritten by the scripts in `benchmarks/`.\n"
+    head = "# Measured side by side\n\nWritten by the scripts in `benchmarks/`.\n"
     old = path.read_text(encoding="utf-8") if path.exists() else head
     section = f"{begin}\n\n{text}\n{end}\n"
     before, found, rest = old.partition(begin)

@@ -98,15 +98,14 @@ def build(
     if bundle.is_fresh(name, record) and sidecar_path(engine).is_file():
         return _kept(bundle, name)
     started = time.perf_counter()
-    built = backend.build(
-        bundle.artifact(source), target, config, calibration=calibration, progress=progress
-    )
+    graph = bundle.artifact(source)
+    built = backend.build(graph, target, config, calibration=calibration, progress=progress)
     seconds = round(time.perf_counter() - started, 3)
     write_bytes(engine, built.data)
     layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
     if built.layers is not None:
         write_bytes(layers_path(engine), built.layers.encode())
-    inputs, outputs = tensor_specs(load_graph(bundle.artifact(source)))
+    inputs, outputs = tensor_specs(load_graph(graph))
     sidecar = Sidecar(
         backend=target.backend,
         runtime_version=backend.version(),

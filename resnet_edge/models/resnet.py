@@ -199,7 +199,8 @@ class ResNet(nn.Module):
             self.add_module(name, nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(c_in, config.num_classes) if config.num_classes else nn.Identity()
-        self._initialise()
+        if not next(self.parameters()).is_meta:  # its random numbers load half of PyTorch
+            self._initialise()
 
     def _initialise(self) -> None:
         for module in self.modules():

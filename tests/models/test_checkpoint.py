@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,21 @@ def save(path: Path, model: ResNet, *, name: str = "tiny") -> None:
 def pt(tmp_path: Path) -> Path:
     """Where a test saves a PyTorch file."""
     return tmp_path / "model.pt"
+
+
+def test_reading_a_checkpoint_does_not_load_pytorchs_compiler(
+    pt: Path, tiny_resnet: ResNet
+) -> None:
+    """Its import takes longer than reading a ResNet-50."""
+    save(pt.with_suffix(".safetensors"), tiny_resnet)
+    code = (
+        "import sys, pathlib;"
+        "from resnet_edge.models.checkpoint import load_model, read_checkpoint;"
+        "load_model(read_checkpoint(pathlib.Path(sys.argv[1]))); assert 'torch' in sys.modules;"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    file = str(pt.with_suffix(".safetensors"))
+    assert subprocess.run([sys.executable, "-c", code, file], check=False).returncode == 0
 
 
 def test_saving_and_loading_keeps_logits_and_description_exactly(
