@@ -16,6 +16,7 @@ from resnet_edge.graph import load_graph, save_graph
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import engine_graph, twin_graph
+from resnet_edge.quantize.stem import block_the_stem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -185,7 +186,9 @@ def _quantized(
     model, table = base_model(bundle), load_table(bundle)
     if graph == "int8-cpu":
         placement = place(model.graph, keep_float=keep_float)
-        return twin_graph(model, placement, table, reduce_range=reduce_range)
+        twin = twin_graph(model, placement, table, reduce_range=reduce_range)
+        block_the_stem(twin)
+        return twin
     if graph == "int8-fp16":
         model = to_fp16(model)
     placement = place(model.graph, keep_float=keep_float)
