@@ -50,15 +50,22 @@ class MissingError(Exception):
 
 
 def cuda_libraries() -> Path:
-    """Return a folder with the emulated ``libcuda.so.1`` and ``libcudart.so.13``."""
+    """Return a folder with the emulated ``libcuda.so.1`` and ``libcudart.so.13``.
+
+    On Python's path it holds the runtime once more, as a package of NVIDIA's would: a real one that
+    lies there does not work with the emulated driver.
+    """
     sources = [*sorted((HERE / "libcuda").iterdir()), HERE / "libcudart.c"]
 
     def make(folder: Path) -> None:
         _shared_library(folder / "libcuda.so.1", HERE / "libcuda" / "libcuda.c")
         _shared_library(folder / "libcudart.so.13", HERE / "libcudart.c")
         (folder / "libcuda.so").symlink_to("libcuda.so.1")  # what the linker looks for
+        packaged = folder / "nvidia" / "emulated" / "lib"
+        packaged.mkdir(parents=True)
+        (packaged / "libcudart.so.13").symlink_to("../../../libcudart.so.13")
 
-    return _cached(f"cuda-{_digest(*sources)}", make)
+    return _cached(f"cuda-driver-and-runtime-{_digest(*sources)}", make)
 
 
 def pycuda() -> Sequence[Path]:

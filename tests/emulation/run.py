@@ -44,7 +44,7 @@ def run(
         function: Its source is what runs, so it imports what it needs and uses no outer names.
         arguments: What it is given; like its result something that JSON can hold.
         packages: Folders that come first on the path.
-        libraries: Folder with the shared libraries that the process finds first.
+        libraries: Folder with the shared libraries and CUDA runtime that the process finds first.
         environment: Variables to set.
         prepare: Statements to run before.
         timeout: Seconds until it is taken for hung.
@@ -57,7 +57,7 @@ def run(
     script = _SCRIPT.format(source=source, name=function.__name__, prepare=prepare)
     variables = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(str(path) for path in (*packages, REPOSITORY)),
+        "PYTHONPATH": os.pathsep.join(str(path) for path in (libraries, *packages, REPOSITORY)),
         "LD_LIBRARY_PATH": str(libraries),
         "PYTHONWARNINGS": "error",
         **(environment or {}),
