@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_edge.backends.config import BuildConfig
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
+from resnet_edge.calibrate.implicit import fill_ranges
+from resnet_edge.graph import load_graph
 from resnet_edge.progress import SILENT
+from resnet_edge.quantize.stage import load_table, stored_plan
 from resnet_edge.reference import Golden
 from resnet_edge.targets import Target
+from tests.emulation.fake_tensorrt.precision import scales_in
+from tests.emulation.rounded import rounded_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,11 +54,11 @@ class Flow:
     def build(
         self, *, images: str = "", progress: Progress = SILENT, **options: Any
     ) -> BuildResult:
-        """Build with these fields of `BuildConfig`; by default FP16 for 1 to 8 images."""
+        """Build with these fields of `BuildConfig`; by default FP32 for 1 to 8 images."""
         from resnet_edge.data import open_images
 
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        config = BuildConfig(**{"precision": "fp16", "profile": (1, 8, 8), **chosen})
+        config = BuildConfig(**{"precision": "fp32", "profile": (1, 8, 8), **chosen})
         source = open_images(Path(images)) if images else None
         return build(self.bundle, self._target, config, images=source, progress=progress)
 
@@ -66,11 +72,35 @@ class Flow:
         return session
 
     def expected(self, result: BuildResult) -> NDArray[np.float32]:
-        """Return what ONNX Runtime makes of the graph that an engine was built from."""
-        from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+        """Return what an engine is to give, rounded where its flags and ranges say so."""
+        import tensorrt as trt
 
-        with OnnxRuntimeSession(self.bundle.path / result.sidecar.onnx) as session:
+        sidecar = result.sidecar
+        if not hasattr(trt.BuilderFlag, "FP16") or sidecar.settings.get("strongly_typed"):
+            return self.graph_outputs(sidecar.onnx)  # types are in the graph
+        return rounded_outputs(
+            load_graph(self.bundle.path / sidecar.onnx),
+            self.feed,
+            half=sidecar.rest == "fp16",
+            ranges=self._ranges(result),
+            keep_float=stored_plan(self.bundle),
+        )["logits"]
+
+    def graph_outputs(self, onnx: str = "model.onnx") -> NDArray[np.float32]:
+        """Return what ONNX Runtime makes of a graph of the bundle, as it stands there."""
+        with OnnxRuntimeSession(self.bundle.path / onnx, exact=True) as session:
             return session.run(self.feed)["logits"]
+
+    def _ranges(self, result: BuildResult) -> dict[str, float] | None:
+        """Return what an implicit build is to know of its tensors: `amax` of each."""
+        kind = result.sidecar.settings.get("implicit")
+        if kind is None:
+            return None
+        if kind == "ranges":
+            found = {name: r.amax for name, r in load_table(self.bundle).tensors.items()}
+            return fill_ranges(load_graph(self.bundle.file("model.onnx")).graph, found)
+        scales = scales_in(self.header(result)["calibration"])
+        return {name: scale * 127 for name, scale in scales.items()}
 
     def header(self, result: BuildResult) -> dict[str, Any]:
         """Return what the fake builder was told."""
@@ -80,8 +110,12 @@ class Flow:
         return header
 
     def facts(self, result: BuildResult) -> dict[str, Any]:
-        """Run an engine and return all there is to know about it."""
-        expected = self.expected(result)
+        """Run an engine and return all there is to know about it.
+
+        ``error`` is how far its outputs are from what is expected, ``effect`` how far that is from
+        the float network's.
+        """
+        expected, float_outputs = self.expected(result), self.graph_outputs()
         with self.open(result) as session:
             outputs = [session.run(self.feed)["logits"] for _ in range(4)]
             single = session.run_rows(self.feed["input"][:1])["logits"]
@@ -90,9 +124,11 @@ class Flow:
             "name": result.engine.name,
             "notes": result.sidecar.notes,
             "device": result.sidecar.device,
+            "warnings": result.sidecar.warnings,
             "header": self.header(result),
             "layer": json.loads(layers_path(result.engine).read_text())["Layers"][0],
-            "difference": max(float(np.abs(o - expected).max()) for o in outputs),
+            "error": max(float(np.abs(o - expected).mean()) for o in outputs),
+            "effect": float(np.abs(expected - float_outputs).mean()),
             "single": float(np.abs(single - expected[:1]).max()),
             "agreement": float((outputs[0].argmax(1) == self._golden.argmax(1)).mean()),
         }

@@ -58,7 +58,7 @@ class Emulated:
                 emulated.strategies += [s.cuda_graph_strategy.name for s in settings]
                 return _context(names)(self)
 
-        header: dict[str, Any] = {"profiles": [], "flags": [], "detailed": True}
+        header: dict[str, Any] = {"profiles": [], "precisions": {}, "calibration": ""}
         engine = Engine(header, self._model, None)
         (name,) = engine._inputs
         shape = runtime.dims(engine._inputs[name])

@@ -159,7 +159,7 @@ def test_what_goes_wrong_in_the_progress_ends_the_build_and_comes_through(
 
     name, left, files, live = on_device(work, tiny, where, kind)
     assert name == kind
-    assert left == (["build orin fp16"] if where == "advance" else [])  # the bar is closed
+    assert left == (["build orin fp32"] if where == "advance" else [])  # the bar is closed
     assert files == []
     assert live == {}
 
@@ -187,7 +187,7 @@ def test_progress_shows_the_outer_phase_and_names_the_inner(tiny: str) -> None:
         return seen
 
     (label, total), *steps = on_device(work, tiny)
-    assert label == "build orin fp16"
+    assert label == "build orin fp32"
     assert steps == ["Timing tactics", *[1] * total, "closed"]
 
 
@@ -208,7 +208,7 @@ def test_without_a_monitor_the_build_is_one_step(tiny: str) -> None:
         Flow(bundle).build(progress=Listener())
         return seen
 
-    assert on_device(work, tiny, tensorrt="8.6") == [["build orin fp16", 1]]
+    assert on_device(work, tiny, tensorrt="8.6") == [["build orin fp32", 1]]
 
 
 def test_an_image_that_breaks_calibration_is_the_error_that_is_seen(
@@ -321,7 +321,7 @@ def test_a_dla_core_that_is_not_there_is_refused(tiny: str) -> None:
         for cores in (0, 1):
             state.DLA_CORES = cores
             try:
-                Flow(bundle).build(dla=1, profile=[4, 4, 4])
+                Flow(bundle).build(precision="fp16", dla=1, profile=[4, 4, 4])
             except ConfigError as error:
                 said.append(f"{error.message} {error.hint}")
         return said

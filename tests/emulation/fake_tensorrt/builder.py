@@ -8,11 +8,16 @@ from typing import Any
 
 from tests.emulation.fake_tensorrt import state
 from tests.emulation.fake_tensorrt.network import dims, graph_inputs
+from tests.emulation.fake_tensorrt.precision import choose_precisions, scales_in
 from tests.emulation.fake_tensorrt.runtime import MAGIC, array_at, session
 
 __all__ = ["CLASSES"]
 
 _ON_DLA = ("Conv", "Relu", "MaxPool", "AveragePool", "Add")
+_NO_SCALES = "Calibration failure occurred with no scaling factors detected"
+_ALGORITHMS = {
+    "IInt8EntropyCalibrator2": "EntropyCalibration2", "IInt8MinMaxCalibrator": "MinMaxCalibration",
+}  # fmt: skip
 
 
 class IHostMemory:
@@ -66,7 +71,7 @@ class IBuilderConfig:
         self._devices: dict[Any, Any] = {}
         self._previews: set[Any] = set()
         self._cache: Any = None
-        self._model: Any = None
+        self._calibration_profile: Any = None
         self.profiling_verbosity = self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY
         self.default_device_type = self._trt.DeviceType.GPU
         self.DLA_core = -1
@@ -168,11 +173,9 @@ class Builder:
         problem = self._problem(network, config)
         if problem is None and not self._progress(config, network):
             problem = "The build was cancelled"
-        calibration = None
-        if problem is None and getattr(config, "int8_calibrator", None) is not None:
-            calibration = self._calibrate(network._model, config.int8_calibrator)
-            if calibration is None:
-                problem = "Calibration failure occurred with no scaling factors detected"
+        calibration = ""
+        if problem is None and self._calibrates(network, config):
+            calibration, problem = self._calibrate(network, config)
         if problem is not None:
             state.say(self._logger, "ERROR", problem)
             return None
@@ -187,6 +190,7 @@ class Builder:
             "profiles": [profile._shapes for profile in config._profiles],
             "dla": config.DLA_core if self._uses_dla(config) else None,
             "calibration": calibration,
+            "precisions": self._precisions(network, config, calibration),
         }
         text = json.dumps(header).encode()
         model = network._model.SerializeToString()
@@ -211,14 +215,25 @@ class Builder:
             return (
                 "Network has dynamic or shape inputs, but no optimization profile has been defined."
             )
-        if network._strong and names & {"FP16", "INT8"}:
-            return "Precision flags are incompatible with strongly typed networks."
-        quantized = any(n.op_type == "QuantizeLinear" for n in network._model.graph.node)
-        calibrated = getattr(config, "int8_calibrator", None) is not None
-        ranged = all(tensor._range for tensor in network._inputs)
-        if "INT8" in names and not (quantized or calibrated or ranged):
-            return "Calibration failure occurred with no scaling factors detected."
-        return self._dla_problem(network, config, names)
+        return self._precision_problem(network, config, names) or self._dla_problem(
+            network, config, names
+        )
+
+    def _precision_problem(self, network: Any, config: Any, names: set[str]) -> str | None:
+        calibrator = getattr(config, "int8_calibrator", None)
+        if network._strong:
+            if names & {"FP16", "INT8"} or calibrator is not None:
+                return "Precision flags are incompatible with strongly typed networks."
+            return None
+        if "FP16" not in names and "HALF" in self._wanted(network, config).values():
+            return "Fp16 precision has been set for a layer, but fp16 is not configured."
+        if network._quantized and "INT8" not in names:
+            return "Int8 precision has been set for a layer, but int8 is not configured."
+        if network._quantized and calibrator is not None:
+            state.say(self._logger, "WARNING", "Calibrator won't be used in explicit precision.")
+        elif "INT8" in names and not network._quantized and calibrator is None:
+            return f"{_NO_SCALES}."
+        return None
 
     def _dla_problem(self, network: Any, config: Any, names: set[str]) -> str | None:
         if not self._uses_dla(config):
@@ -227,6 +242,8 @@ class Builder:
             return f"Cannot create DLA engine, {config.DLA_core} not available"
         if not network._strong and not names & {"FP16", "INT8"}:
             return "DLA only supports FP16 and Int8 precision type."
+        if any(low != high for p in config._profiles for low, _, high in p._shapes.values()):
+            return "DLA does not support dynamic shapes."
         for layer in network._layers:
             if config.can_run_on_DLA(layer):
                 continue
@@ -251,26 +268,78 @@ class Builder:
         monitor.phase_finish("Building engine")
         return goes_on
 
-    def _calibrate(self, model: Any, calibrator: Any) -> str | None:
-        """Return the calibration cache: the calibrator's own, or measured on its batches."""
-        cache = calibrator.read_calibration_cache()
-        if cache is not None:
-            return bytes(cache).decode()
-        (graph_input,) = graph_inputs(model)
-        shape = (calibrator.get_batch_size(), *dims(graph_input)[1:])
-        runner, names = session(model, every_tensor=True)
+    def _calibrates(self, network: Any, config: Any) -> bool:
+        return "INT8" in {flag.name for flag in config._flags} and not network._quantized
+
+    def _calibrate(self, network: Any, config: Any) -> tuple[str, str | None]:
+        """Return the calibration cache, the calibrator's own or measured, and what is wrong."""
+        calibrator, trt = config.int8_calibrator, self._trt
+        if not getattr(calibrator, "_constructed", False):
+            raise TypeError("__init__() must be called when overriding __init__")
+        first = f"TRT-{_number(trt.__version__)}-" + next(
+            name for kind, name in _ALGORITHMS.items() if isinstance(calibrator, getattr(trt, kind))
+        )
+        text = bytes(calibrator.read_calibration_cache() or b"").decode()
+        if text.partition("\n")[0] != first:  # of another version or algorithm, or none
+            largest, problem = self._largest(network, config)
+            if problem is not None:
+                return "", problem
+            entries = [f"{name}: {struct.pack('>f', a / 127).hex()}" for name, a in largest.items()]
+            text = "\n".join([first, *entries]) + "\n"
+            calibrator.write_calibration_cache(text.encode())
+        known = {name for layer in network._layers for name in layer._node.input}
+        return text, None if scales_in(text).keys() & known else _NO_SCALES
+
+    def _largest(self, network: Any, config: Any) -> tuple[dict[str, float], str | None]:
+        """Return each tensor's largest magnitude on the calibrator's batches."""
+        (value,) = graph_inputs(network._model)
+        shape = dims(value)
+        if -1 in shape:
+            if config._calibration_profile is None:
+                return {}, "Calibration profile is not defined."
+            shape = config._calibration_profile._shapes[value.name][1]
+        if config.int8_calibrator.get_batch_size() != shape[0]:
+            return {}, "The calibrator's batch is not that of the calibration profile."
+        runner, names = session(network._model, every_tensor=True)
         largest: dict[str, float] = {}
-        while (addresses := calibrator.get_batch([graph_input.name])) is not None:
+        while (addresses := config.int8_calibrator.get_batch([value.name])) is not None:
             batch = array_at(addresses[0], shape, "float32").copy()
-            values = runner.run(names, {graph_input.name: batch})
-            for name, value in zip([graph_input.name, *names], [batch, *values], strict=True):
-                largest[name] = max(largest.get(name, 0.0), float(abs(value).max()))
-        if not largest:
-            return None
-        lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in largest.items()]
-        text = "\n".join(["TRT-8601-EntropyCalibration2", *lines]) + "\n"
-        calibrator.write_calibration_cache(text.encode())
-        return text
+            found = [batch, *runner.run(names, {value.name: batch})]
+            for name, array in zip([value.name, *names], found, strict=True):
+                largest[name] = max(largest.get(name, 0.0), float(abs(array).max()))
+        return largest, None
+
+    def _precisions(self, network: Any, config: Any, calibration: str) -> dict[str, str]:
+        """Choose every layer's precision, and say which tensors lack a scale."""
+        if network._strong:
+            return {}
+        precisions, missing = choose_precisions(
+            network._model,
+            half="FP16" in {flag.name for flag in config._flags},
+            scales=scales_in(calibration),
+            wanted=self._wanted(network, config),
+        )
+        for tensor in missing:
+            text = f"Missing scale and zero-point for tensor {tensor}, expect fall back to "
+            text += "non-int8 implementation for any layer consuming or producing given tensor"
+            state.say(self._logger, "WARNING", text)
+        return precisions
+
+    def _wanted(self, network: Any, config: Any) -> dict[str, str]:
+        """Return the precisions that layers were given, where these are to be heeded."""
+        flags = {flag.name for flag in config._flags}
+        if not flags & {"PREFER_PRECISION_CONSTRAINTS", "OBEY_PRECISION_CONSTRAINTS"}:
+            return {}
+        return {
+            layer.name: layer._precision.name
+            for layer in network._layers
+            if layer._precision is not None
+        }
+
+
+def _number(version: str) -> int:
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    return major * (1000 if major < 10 else 10_000) + minor * 100 + patch
 
 
 CLASSES = (IHostMemory, ITimingCache, IOptimizationProfile, IBuilderConfig, Builder)

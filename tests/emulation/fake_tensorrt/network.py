@@ -63,7 +63,7 @@ class Dims:
 
 class ITensor:
     def __init__(self, value: Any, *, is_input: bool) -> None:
-        self._value, self._is_input, self._range = value, is_input, None
+        self._value, self._is_input = value, is_input
 
     @property
     def name(self) -> str:
@@ -81,18 +81,11 @@ class ITensor:
     def is_network_input(self) -> bool:
         return self._is_input
 
-    def set_dynamic_range(self, min: float, max: float) -> bool:
-        self._range = (min, max)
-        return True
-
-    @property
-    def dynamic_range(self) -> Any:
-        return self._range
-
 
 class ILayer:
     def __init__(self, node: Any, known: dict[str, Any]) -> None:
         self._node, self._known = node, known
+        self._precision: Any = None
 
     @property
     def name(self) -> str:
@@ -102,6 +95,14 @@ class ILayer:
     def type(self) -> Any:
         kinds = self._trt.LayerType
         return getattr(kinds, _LAYERS.get(self._node.op_type, "SHUFFLE"))
+
+    @property
+    def precision(self) -> Any:
+        return self._trt.DataType.FLOAT if self._precision is None else self._precision
+
+    @precision.setter
+    def precision(self, dtype: Any) -> None:
+        self._precision = dtype
 
     @property
     def num_inputs(self) -> int:
@@ -134,6 +135,10 @@ class INetworkDefinition:
     @property
     def _strong(self) -> bool:
         return self._has("STRONGLY_TYPED") or not hasattr(self._trt.BuilderFlag, "FP16")
+
+    @property
+    def _quantized(self) -> bool:
+        return any(layer._node.op_type == "QuantizeLinear" for layer in self._layers)
 
     def _fill(self, model: Any) -> None:
         import onnx

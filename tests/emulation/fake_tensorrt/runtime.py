@@ -12,6 +12,7 @@ from typing import Any
 from tests.emulation import control
 from tests.emulation.fake_tensorrt import state
 from tests.emulation.fake_tensorrt.network import dims, dtype_name, graph_inputs
+from tests.emulation.fake_tensorrt.precision import rounding, scales_in
 
 __all__ = ["CLASSES", "MAGIC", "array_at", "session"]
 
@@ -52,6 +53,7 @@ def session(model: Any, *, every_tensor: bool = False) -> tuple[Any, list[str]]:
         model.graph.output.extend(value for value in inferred if value.name not in given)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     runner = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -107,7 +109,9 @@ class ICudaEngine:
         outputs = onnx.shape_inference.infer_shapes(self._model).graph.output
         self._outputs = {value.name: value for value in outputs}
         self._tensors = {**self._inputs, **self._outputs}
-        self._runner, self._names = session(self._model)
+        self._runner, self._names = session(
+            rounding(self._model, header["precisions"], scales_in(header["calibration"]))
+        )
 
     @property
     def num_io_tensors(self) -> int:
@@ -178,9 +182,10 @@ class EngineInspector:
         return json.dumps({"Layers": layers, tensors: list(engine._tensors)})
 
     def _layer(self, node: Any) -> dict[str, Any]:
-        half = "FP16" in self._engine._header["flags"]
+        precision = self._engine._header["precisions"].get(node.output[0], "FLOAT")
         quantized = any("dequantized" in name for name in node.input)
-        kind = "Int8" if quantized else "Half" if half else "FP32"
+        names = {"INT8": "Int8", "HALF": "Half", "FLOAT": "FP32"}
+        kind = "Int8" if quantized else names[precision]
         described = (
             {"Format/Datatype": f"Row major linear {kind} format"}
             if hasattr(self._trt.BuilderFlag, "FP16")
