@@ -5,5 +5,6 @@ writes the device addresses it is given, when the stream gets there. Which names
 properties and enumerators a version has was recorded from its real bindings: what a version
 lacks is absent here too, and what it has but the fake has not raises `NotImplementedError`.
 
-It does not compute in the precisions asked for: FP16 and implicit INT8 give FP32 results.
+Every layer computes in the precision that flags, calibration and constraints allow it: see
+`precision`. In a strongly typed network the graph says it all.
 """
