@@ -150,10 +150,12 @@ class _CachedContexts:
         self._kernels: tensorrt_rtx.IRuntimeCache | None = None
         self._before = b""
 
-    def create(self, engine: tensorrt_rtx.ICudaEngine) -> tensorrt_rtx.IExecutionContext:
-        """Return a new context."""
+    def create(self, engine: tensorrt_rtx.ICudaEngine) -> tensorrt_rtx.IExecutionContext | None:
+        """Return a new context, None if the library has no memory for it."""
         if self._runtime_config is None:
             self._configure(self._trt, engine)
+        if self._runtime_config is None:
+            return None
         return engine.create_execution_context(self._runtime_config)
 
     def close(self) -> None:
@@ -162,7 +164,11 @@ class _CachedContexts:
         self._kernels = self._runtime_config = None
         if kernels is None:
             return
-        data = bytes(kernels.serialize())
+        serialized: tensorrt_rtx.IHostMemory | None = kernels.serialize()
+        if serialized is None:
+            log.warning("compiled kernels are not kept: the library does not give them out")
+            return
+        data = bytes(serialized)
         if data == self._before:
             return
         try:
@@ -171,16 +177,31 @@ class _CachedContexts:
             log.warning("compiled kernels are not kept: %s", error)
 
     def _configure(self, trt: ModuleType, engine: tensorrt_rtx.ICudaEngine) -> None:
-        runtime_config: tensorrt_rtx.IRuntimeConfig = engine.create_runtime_config()
+        runtime_config: tensorrt_rtx.IRuntimeConfig | None = engine.create_runtime_config()
+        if runtime_config is None:
+            return
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        kernels: tensorrt_rtx.IRuntimeCache = runtime_config.create_runtime_cache()
-        if self._path.is_file():
-            self._before = self._path.read_bytes()
-            if not kernels.deserialize(self._before):
-                log.info("%s is of another machine or version; starting anew", self._path)
-                self._before = b""
-        runtime_config.set_runtime_cache(kernels)
-        self._runtime_config, self._kernels = runtime_config, kernels
+        self._runtime_config = runtime_config
+        kernels: tensorrt_rtx.IRuntimeCache | None = runtime_config.create_runtime_cache()
+        if kernels is None:
+            log.warning("compiled kernels are not kept: the library makes no cache for them")
+            return
+        self._before = self._read()
+        if self._before and not kernels.deserialize(self._before):
+            log.info("%s is of another machine or version; starting anew", self._path)
+            self._before = b""
+        if runtime_config.set_runtime_cache(kernels):
+            self._kernels = kernels
+        else:
+            log.warning("compiled kernels are not kept: the library does not take the cache")
+
+    def _read(self) -> bytes:
+        """Return the kernels of earlier runs, empty where there are none."""
+        try:
+            return self._path.read_bytes() if self._path.is_file() else b""
+        except OSError as error:
+            log.warning("cannot read the compiled kernels in %s: %s", self._path, error)
+            return b""
 
 
 def _check_validity(trt: ModuleType, data: bytes, name: str) -> None:
