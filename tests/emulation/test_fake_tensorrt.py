@@ -96,12 +96,16 @@ def flow(precision: str, failure: str, dynamic: bool) -> dict[str, Any]:
                 caches.append(bytes(cache))
 
         config.set_flag(trt.BuilderFlag.INT8)
-        config.int8_calibrator = Calibrator()
+        calibrator = config.int8_calibrator = Calibrator()
+        assert calibrator.left == 2
     plan = builder.build_serialized_network(net, config)
     if plan is None:
         device.close()
         return {"step": "build", "said": said[-1]}
-    engine = trt.Runtime(logger).deserialize_cuda_engine(bytes(plan))
+    runtime = trt.Runtime(logger)
+    if precision == "dla":
+        runtime.DLA_core = 1
+    engine = runtime.deserialize_cuda_engine(bytes(plan))
     if engine is None:
         device.close()
         return {"step": "deserialize", "said": said[-1]}

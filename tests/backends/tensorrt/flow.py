@@ -36,6 +36,7 @@ class Flow:
     Attributes:
         bundle: The bundle.
         feed: The first golden images as the network takes them.
+        target: The Orin.
         cache: Where timing caches go.
     """
 
@@ -46,7 +47,7 @@ class Flow:
         golden = Golden.load(self.bundle)
         self.feed = {"input": self.bundle.model.image_spec.to_input(golden.pixels[:8])}
         self._golden = golden.logits[:8]
-        self._target = Target(
+        self.target = Target(
             "orin", "", "tensorrt", "8.7", dla_cores=2, memory_gb=8, soc="tegra234",
             modules=("p1",),
         )  # fmt: skip
@@ -60,7 +61,7 @@ class Flow:
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         config = BuildConfig(**{"precision": "fp32", "profile": (1, 8, 8), **chosen})
         source = open_images(Path(images)) if images else None
-        return build(self.bundle, self._target, config, images=source, progress=progress)
+        return build(self.bundle, self.target, config, images=source, progress=progress)
 
     def open(self, result: BuildResult) -> TensorRTSession:
         """Open an engine as the commands do."""

@@ -54,7 +54,10 @@ class Emulated:
         if "deserialize" in state.failures or _key(data) not in self._plans:
             return None
         model, profile = self._plans[_key(data)]
-        header = {"profiles": [profile], "precisions": {}, "calibration": "", "detailed": True}
+        header = {
+            "profiles": [profile], "precisions": {}, "calibration": "", "detailed": True,
+            "sharing": True,
+        }  # fmt: skip
         emulated, names = self, _names()
 
         class Engine(runtime.ICudaEngine):

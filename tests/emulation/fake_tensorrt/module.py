@@ -8,13 +8,13 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from tests.emulation.fake_tensorrt import builder, network, runtime
+from tests.emulation.fake_tensorrt import builder, config, network, runtime
 from tests.emulation.fake_tensorrt.surface import RECORD
 
 __all__ = ["install"]
 
 _IMPLEMENTED = {
-    cls.__name__: cls for module in (network, builder, runtime) for cls in module.CLASSES
+    cls.__name__: cls for module in (network, config, builder, runtime) for cls in module.CLASSES
 }
 _ALIASES = {
     "float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "int64": "INT64",

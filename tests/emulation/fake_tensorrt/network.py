@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import weakref
 from typing import Any
 
 from tests.emulation.fake_tensorrt import state
@@ -232,6 +233,7 @@ class OnnxParser:
                 text = f"No importer registered for op: {node.op_type}"
                 return self._refuse(make(text, node, index))
         self._network._fill(proto)
+        self._network._parser = weakref.ref(self)
         return True
 
     def _refuse(self, error: Any) -> bool:

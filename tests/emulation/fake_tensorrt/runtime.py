@@ -11,10 +11,11 @@ from typing import Any
 
 from tests.emulation import control
 from tests.emulation.fake_tensorrt import state
+from tests.emulation.fake_tensorrt.execution import array_at, session
 from tests.emulation.fake_tensorrt.network import dims, dtype_name, graph_inputs
 from tests.emulation.fake_tensorrt.precision import rounding, scales_in
 
-__all__ = ["CLASSES", "MAGIC", "array_at", "session"]
+__all__ = ["CLASSES", "MAGIC"]
 
 MAGIC = b"ptrt"
 _NUMPY = {
@@ -24,47 +25,12 @@ _NUMPY = {
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def array_at(address: int, shape: tuple[int, ...], dtype: str) -> Any:
-    """Return device memory as an array, as a kernel sees it.
-
-    Raises:
-        MemoryError: It is no device memory.
-    """
-    import numpy as np
-
-    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not control.is_device_memory(address, nbytes):
-        raise MemoryError(f"{nbytes} bytes at {address:#x} are no device memory")
-    memory = (ctypes.c_ubyte * nbytes).from_address(address)
-    return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-
-
-def session(model: Any, *, every_tensor: bool = False) -> tuple[Any, list[str]]:
-    """Return ONNX Runtime with a model, and the names of what it gives."""
-    import onnx
-    import onnxruntime
-
-    if every_tensor:
-        copied = onnx.ModelProto()
-        copied.CopyFrom(model)
-        model = copied
-        given = {value.name for value in model.graph.output}
-        inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-        model.graph.output.extend(value for value in inferred if value.name not in given)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    runner = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return runner, [value.name for value in model.graph.output]
-
-
 class Runtime:
     def __init__(self, logger: Any) -> None:
         if not getattr(logger, "_constructed", False):
             raise TypeError("__init__() must be called when overriding __init__")
         self._logger = logger
+        self.DLA_core, self.engine_host_code_allowed = -1, False
         if code := state.cuda_error():
             state.say(logger, "ERROR", f"CUDA initialization failure with error: {code}")
             if hasattr(self._trt.BuilderFlag, "FP16"):
@@ -73,37 +39,45 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
         data = bytes(serialized_engine)
-        problem = None
+        header, problem = {}, None
         if data[:4] != MAGIC:
             problem = "header.magicTag == kEXPECTED_MAGIC_TAG failed"
         elif "deserialize" in state.failures:
             problem = "Requested amount of GPU memory (1234 bytes) could not be allocated."
         else:
             (length,) = struct.unpack("<I", data[4:8])
-            header, model = json.loads(data[8 : 8 + length]), data[8 + length :]
-            if header["version"] != self._trt.__version__:
-                problem = (
-                    f"The engine plan file is not compatible with this version of TensorRT, "
-                    f"expecting library version {self._trt.__version__} got {header['version']}, "
-                    f"please rebuild."
-                )
-            elif header["capability"] != state.CAPABILITY:
-                problem = (
-                    f"The engine plan file is generated on an incompatible device, expecting "
-                    f"compute {state.CAPABILITY} got compute {header['capability']}, "
-                    f"please rebuild."
-                )
+            header = json.loads(data[8 : 8 + length])
+            problem = self._mismatch(header)
         if problem is not None:
             state.say(self._logger, "ERROR", problem)
             return None
-        return self._trt.ICudaEngine(header, model, self._logger)
+        return self._trt.ICudaEngine(header, data[8 + length :], self._logger)
+
+    def _mismatch(self, header: dict[str, Any]) -> str | None:
+        carries_runtime = "VERSION_COMPATIBLE" in header["flags"]
+        if carries_runtime and not self.engine_host_code_allowed:
+            return "The engine carries host code, which the runtime does not allow."
+        if header["version"] != self._trt.__version__ and not carries_runtime:
+            return (
+                f"The engine plan file is not compatible with this version of TensorRT, "
+                f"expecting library version {self._trt.__version__} got {header['version']}, "
+                f"please rebuild."
+            )
+        if header["capability"] != state.CAPABILITY and header["hardware"] == "NONE":
+            return (
+                f"The engine plan file is generated on an incompatible device, expecting "
+                f"compute {state.CAPABILITY} got compute {header['capability']}, please rebuild."
+            )
+        if header["dla"] not in (None, self.DLA_core):
+            return f"The engine is for DLA core {header['dla']}, the runtime is on another."
+        return None
 
 
 class ICudaEngine:
     def __init__(self, header: dict[str, Any], model: bytes, logger: Any) -> None:
         import onnx
 
-        self._header, self._logger = header, logger
+        self._header, self._logger, self._contexts = header, logger, 0
         self._model = onnx.load_model_from_string(model)
         self._inputs = {value.name: value for value in graph_inputs(self._model)}
         outputs = onnx.shape_inference.infer_shapes(self._model).graph.output
@@ -200,7 +174,10 @@ class EngineInspector:
 
 class IExecutionContext:
     def __init__(self, engine: Any) -> None:
-        self._engine, self._profile = engine, 0
+        self._engine = engine
+        self._first = engine._contexts == 0
+        self._profile = 0 if self._first else None  # only a first one has a profile by itself
+        engine._contexts += 1
         self._shapes = {
             name: shape for name, v in engine._inputs.items() if -1 not in (shape := dims(v))
         }
@@ -214,13 +191,19 @@ class IExecutionContext:
         return self._engine
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        if profile_index >= self._engine.num_optimization_profiles:
+            return False
+        if not (self._first or self._engine._header["sharing"]):
+            text = f"Profile {profile_index} has been chosen for another IExecutionContext."
+            state.say(self._engine._logger, "ERROR", text)
+            return False
         self._profile = profile_index
-        return profile_index < self._engine.num_optimization_profiles
+        return True
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         shape = tuple(shape)
         value = self._engine._inputs.get(name)
-        if value is None or "shape" in state.failures:
+        if value is None or self._profile is None or "shape" in state.failures:
             return False
         profiles = self._engine._header["profiles"]
         if not profiles:

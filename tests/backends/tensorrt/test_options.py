@@ -1,0 +1,106 @@
+"""Every option reaches the builder, and the runtime is told what the engine needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.emulation.device import run_on_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from resnet_edge.bundle import Bundle
+
+VERSIONS = ("8.6", "10.3", "11.4")
+
+
+@pytest.fixture
+def tiny(exported: Callable[[str], Bundle], tmp_path: Path) -> str:
+    import shutil
+
+    return str(shutil.copytree(exported("tiny").path, tmp_path / "bundle"))
+
+
+def on_device(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    return run_on_device("cuda-python", function, *arguments, **options)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_option_reaches_the_builder(tiny: str, version: str) -> None:
+    def work(bundle: str) -> list[Any]:
+        from tests.backends.tensorrt.flow import Flow
+
+        flow = Flow(bundle)
+        headers = []
+        for options in (
+            {},
+            {"workspace": 64, "optimization_level": 5},
+            {"version_compatible": True, "hardware_compatible": True, "sparsity": True},
+        ):
+            header = flow.header(flow.build(**options))
+            headers.append([header[k] for k in ("workspace", "level", "hardware", "flags")])
+        return [flow.target.workspace_bytes, headers]
+
+    workspace, (default, tuned, compatible) = on_device(work, tiny, tensorrt=version)
+    assert default == [workspace, 3, "NONE", []]
+    assert tuned == [64 << 20, 5, "NONE", []]
+    assert compatible == [workspace, 3, "AMPERE_PLUS", ["SPARSE_WEIGHTS", "VERSION_COMPATIBLE"]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_version_compatible_engine_may_run_the_code_it_brings(tiny: str, version: str) -> None:
+    def work(bundle: str) -> float:
+        import numpy as np
+
+        from tests.backends.tensorrt.flow import Flow
+
+        flow = Flow(bundle)
+        built = flow.build(version_compatible=True, builds=2)  # which loads them to measure
+        with flow.open(built) as session:
+            return float(np.abs(session.run(flow.feed)["logits"] - flow.expected(built)).max())
+
+    assert on_device(work, tiny, tensorrt=version) < 1e-5
+
+
+def test_a_hardware_compatible_engine_runs_on_another_gpu(tiny: str) -> None:
+    def work(bundle: str) -> list[str]:
+        from resnet_edge.errors import EngineMismatchError
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation.fake_tensorrt import state
+
+        flow, found = Flow(bundle), []
+        for compatible in (True, False):
+            state.CAPABILITY = "8.7"
+            built = flow.build(hardware_compatible=compatible)
+            state.CAPABILITY = "8.9"
+            try:
+                flow.open(built).close()
+                found.append("opened")
+            except EngineMismatchError as error:
+                found.append(error.message)
+        return found
+
+    opened, refused = on_device(work, tiny, tensorrt="10.3")
+    assert opened == "opened"
+    assert "compute capability 8.7" in refused
+
+
+def test_a_network_of_which_a_dla_can_run_nothing_is_refused(tiny: str) -> None:
+    def work(bundle: str) -> list[str]:
+        from resnet_edge.errors import ConfigError
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation.fake_tensorrt import config, state
+
+        state.DLA_CORES, config._ON_DLA = 2, ()
+        try:
+            Flow(bundle).build(precision="fp16", dla=0, profile=[4, 4, 4])
+        except ConfigError as error:
+            return [error.message, error.hint]
+        return ["built"]
+
+    message, hint = on_device(work, tiny, tensorrt="10.3")
+    assert "can run none" in message
+    assert "leave out --dla" in hint
