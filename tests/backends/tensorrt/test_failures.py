@@ -36,6 +36,7 @@ FAILURES = [
     ("deserialize", "open", "EngineMismatchError", ("cannot load", "memory")),
     ("context", "run", "DeviceError", ("execution context", "memory")),
     ("shape", "run", "DeviceError", ("refused the shape",)),
+    ("infer", "run", "DeviceError", ("does not know the shape of input",)),
     ("address", "run", "DeviceError", ("refused the memory",)),
     ("execute", "run", "DeviceError", ("could not run", "Cask convolution")),
     ("kernel", "run", "DeviceError", ("running on the device failed",)),

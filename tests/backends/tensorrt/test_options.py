@@ -104,3 +104,52 @@ def test_a_network_of_which_a_dla_can_run_nothing_is_refused(tiny: str) -> None:
     message, hint = on_device(work, tiny, tensorrt="10.3")
     assert "can run none" in message
     assert "leave out --dla" in hint
+
+
+def test_several_builds_need_a_library_to_measure_them_with(tiny: str) -> None:
+    def work(bundle: str) -> str:
+        import tensorrt as trt
+
+        from resnet_edge.errors import BackendUnavailableError
+        from tests.backends.tensorrt.flow import Flow
+
+        flow = Flow(bundle)
+        flow.build()
+        trt.Builder = None  # it is refused before anything is built
+        try:
+            flow.build(builds=2)
+        except BackendUnavailableError as error:
+            return error.message
+        return "built"
+
+    assert "--builds measures" in run_on_device("", work, tiny, tensorrt="10.3")
+
+
+def test_a_sidecar_of_another_device_warns_and_a_damaged_one_is_refused(tiny: str) -> None:
+    def work(bundle: str) -> list[Any]:
+        import logging
+        from dataclasses import replace
+
+        from resnet_edge.backends.registry import get_backend
+        from resnet_edge.errors import EngineMismatchError
+        from tests.backends.tensorrt.flow import Flow
+
+        said: list[str] = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: said.append(record.getMessage())
+        logging.getLogger("resnet_edge").addHandler(handler)
+        flow = Flow(bundle)
+        built, backend = flow.build(), get_backend("tensorrt")
+        backend.open(built.engine, built.sidecar).close()
+        quiet = list(said)
+        backend.open(built.engine, replace(built.sidecar, device="Another GPU")).close()
+        try:
+            backend.open(built.engine, replace(built.sidecar, settings={"dla": "one"}))
+        except EngineMismatchError as error:
+            said.append(error.message)
+        return [quiet, said]
+
+    quiet, (slow, damaged) = on_device(work, tiny, tensorrt="10.3")
+    assert quiet == []
+    assert "built on Another GPU and may be slow on Emulated GPU" in slow
+    assert "its DLA core is 'one'" in damaged

@@ -221,6 +221,8 @@ class IExecutionContext:
         return self._trt.Dims(self._shape(name))
 
     def infer_shapes(self) -> list[str]:
+        if "infer" in state.failures:
+            return list(self._engine._inputs)
         return [name for name in self._engine._inputs if name not in self._shapes]
 
     def set_tensor_address(self, name: str, memory: int) -> bool:

@@ -10,7 +10,7 @@ __all__ = ["CAPABILITY", "DLA_CORES", "cuda_error", "failures", "say"]
 CAPABILITY = "8.7"
 DLA_CORES = 0
 
-# parse, build, build out of memory, deserialize, context, shape, address, execute, kernel
+# parse, build, build out of memory, deserialize, context, shape, infer, address, execute, kernel
 failures: set[str] = set()
 
 
