@@ -175,6 +175,46 @@ def test_one_engine_for_several_compute_capabilities(make: Callable[..., Bundle]
     assert one.sidecar.compute_capabilities == ("8.9",)
 
 
+def test_every_option_reaches_the_builder(
+    make: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = require("tensorrt_rtx")
+    build_it, add_it = (
+        trt.Builder.build_serialized_network, trt.IBuilderConfig.add_optimization_profile,
+    )  # fmt: skip
+    told: list[Any] = []
+
+    def adding(config: Any, profile: Any) -> Any:
+        told.append([tuple(shape) for shape in profile.get_shape("input")])
+        return add_it(config, profile)
+
+    def building(builder: Any, network: Any, config: Any) -> Any:
+        count = config.num_compute_capabilities
+        told.append([
+            [config.get_compute_capability(position).name for position in range(count)],
+            config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+            config.get_flag(trt.BuilderFlag.SPARSE_WEIGHTS),
+            config.get_flag(trt.BuilderFlag.TF32),
+        ])  # fmt: skip
+        return build_it(builder, network, config)
+
+    monkeypatch.setattr(trt.Builder, "build_serialized_network", building)
+    monkeypatch.setattr(trt.IBuilderConfig, "add_optimization_profile", adding)
+    bundle, shape = make("basic-B"), (3, 64, 64)
+    build_as(bundle, "fp32", "fp32", profile=(1, 2, 3))
+    capabilities = ("8.6", "8.9", "12.0")
+    build_as(
+        bundle, "fp32", "fp32",
+        profile=(2, 3, 4), compute_capabilities=capabilities, workspace=256, sparsity=True,
+    )  # fmt: skip
+    assert told == [
+        [(1, *shape), (2, *shape), (3, *shape)],
+        [["SM89"], RTX.workspace_bytes, False, False],
+        [(2, *shape), (3, *shape), (4, *shape)],
+        [["SM86", "SM89", "SM120"], 256 << 20, True, False],
+    ]
+
+
 def test_turing_among_several_refuses_int8(make: Callable[..., Bundle]) -> None:
     with pytest.raises(ConfigError, match="Turing"):
         build_as(make("basic-B"), "int8", "fp16", compute_capabilities=("7.5", "8.6"))
