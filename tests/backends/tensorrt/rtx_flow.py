@@ -30,6 +30,7 @@ class RtxFlow:
     """A bundle, and what is built from it for an RTX 4090.
 
     Attributes:
+        bundle: The bundle.
         emulated: The runtime.
         said: Warnings of ours.
     """
@@ -37,9 +38,9 @@ class RtxFlow:
     def __init__(self, path: str) -> None:
         self.emulated = Emulated()
         self.said: list[str] = []
-        self._bundle = Bundle.open(Path(path))
-        spec = self._bundle.model.image_spec
-        self._inputs = spec.to_input(Golden.load(self._bundle).pixels[:8])
+        self.bundle = Bundle.open(Path(path))
+        spec = self.bundle.model.image_spec
+        self._inputs = spec.to_input(Golden.load(self.bundle).pixels[:8])
         handler = logging.Handler(logging.WARNING)
         handler.emit = lambda record: self.said.append(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger("resnet_edge").addHandler(handler)
@@ -47,11 +48,11 @@ class RtxFlow:
     def build(self, precision: Any) -> BuildResult:
         """Build for real, for 1 to 8 images."""
         config = BuildConfig(precision, profile=(1, 4, 8))
-        return build(self._bundle, load_target("rtx-4090"), config)
+        return build(self.bundle, load_target("rtx-4090"), config)
 
     def open(self, built: BuildResult) -> Any:
         """Open an engine as the commands do."""
-        candidate = find_candidate(self._bundle, engine=built.engine)
+        candidate = find_candidate(self.bundle, engine=built.engine)
         assert candidate.executed == "engine", candidate.obstacle
         return candidate.open()
 
@@ -65,7 +66,7 @@ class RtxFlow:
 
     def error(self, session: Any, built: BuildResult, size: int) -> float:
         """Run, and return how far the outputs are from those of the engine's graph."""
-        with OnnxRuntimeSession(self._bundle.path / built.sidecar.onnx, exact=True) as graph:
+        with OnnxRuntimeSession(self.bundle.path / built.sidecar.onnx, exact=True) as graph:
             expected = graph.run(self.feed(size))["logits"]
         return float(np.abs(session.run(self.feed(size))["logits"] - expected).max())
 

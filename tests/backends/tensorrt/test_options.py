@@ -153,3 +153,38 @@ def test_a_sidecar_of_another_device_warns_and_a_damaged_one_is_refused(tiny: st
     assert quiet == []
     assert "built on Another GPU and may be slow on Emulated GPU" in slow
     assert "its DLA core is 'one'" in damaged
+
+
+def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+
+    from tests.conftest import onnx_model
+
+    def work(path: str) -> list[Any]:
+        from pathlib import Path
+
+        import numpy as np
+        import tensorrt as trt
+
+        from resnet_edge.backends.config import BuildConfig
+        from resnet_edge.backends.tensorrt.builder import build_plan
+        from resnet_edge.backends.tensorrt.engine import LoadOptions
+        from resnet_edge.backends.tensorrt.session import TensorRTSession
+        from resnet_edge.backends.tensorrt.settings import PlanRequest
+        from resnet_edge.progress import SILENT
+
+        request = PlanRequest(BuildConfig("fp32", profile=(1, 1, 2)))
+        plan = build_plan(trt, Path(path), request, SILENT)
+        with TensorRTSession(trt, plan.data, LoadOptions("engine")) as session:
+            outputs: list[Any] = session.run({"x": np.ones((1, 3), np.float32)})["y"].tolist()
+            return outputs
+
+    weights = np.arange(3, dtype=np.float32)
+    model = onnx_model("g (float[n,3] x) => (float[n,3] y) { y = Add(x, w) }", w=weights)
+    path = tmp_path / "model.onnx"
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    assert (tmp_path / "weights.bin").is_file()
+    assert on_device(work, str(path), tensorrt="10.3") == [[1, 2, 3]]

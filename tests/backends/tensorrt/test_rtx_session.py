@@ -61,6 +61,23 @@ def test_kernels_are_kept_beside_the_engine_and_used_again(tiny: str, precision:
     assert kept == "kernel for 8"  # the last one began anew
 
 
+def test_verify_proves_the_engine_itself(tiny: str) -> None:
+    def work(path: str) -> list[Any]:
+        from resnet_edge.verify.accuracy import verify
+        from resnet_edge.verify.candidate import find_candidate
+        from tests.backends.tensorrt.rtx_flow import RtxFlow
+
+        flow = RtxFlow(path)
+        candidate = find_candidate(flow.bundle, engine=flow.build("int8").engine)
+        result = verify(flow.bundle, candidate, None)
+        return [result.executed, result.n, result.agreement, flow.emulated.steps]
+
+    executed, count, agreement, steps = on_ada(work, tiny)
+    assert (executed, count) == ("engine", 32)
+    assert agreement > 80
+    assert steps[-1].startswith("compiled")
+
+
 def test_an_engine_that_does_not_fit_is_refused_with_the_reasons(tiny: str) -> None:
     def work(path: str) -> list[Any]:
         import tensorrt_rtx as trt
