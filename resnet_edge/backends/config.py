@@ -98,15 +98,20 @@ class BuildConfig:
         return "int8-fp16" if self.rest == "fp16" else "int8"
 
     def check_dla(self) -> None:
-        """Refuse Q/DQ pairs on the DLA.
+        """Refuse what no DLA takes its ranges from: Q/DQ pairs, and the min-max calibrator.
 
         Raises:
-            ConfigError: INT8 is asked for on the DLA, and not as implicit quantization.
+            ConfigError: INT8 is asked for on the DLA in such a way.
         """
         if self.dla is not None and self.precision == "int8" and self.implicit is None:
             raise ConfigError(
                 "the DLA takes INT8 ranges from a calibration, not from Q/DQ pairs",
                 hint="add --implicit, or use --fp16",
+            )
+        if self.dla is not None and self.implicit == "minmax":
+            raise ConfigError(
+                "TensorRT calibrates for the DLA with its entropy calibrator only",
+                hint="use --calibrator entropy, or --calibrator ranges",
             )
 
     @property

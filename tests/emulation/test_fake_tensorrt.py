@@ -214,6 +214,7 @@ def build_wrongly(how: str) -> list[Any]:
     import tensorrt as trt
 
     from tests.conftest import onnx_model
+    from tests.emulation.fake_tensorrt import state
 
     said: list[str] = []
 
@@ -258,8 +259,11 @@ def build_wrongly(how: str) -> list[Any]:
     assert parser.parse(model.SerializeToString())
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    profile.set_shape("x", (1, 4), (2, 4), (2, 4))
+    profile.set_shape("x", (1 if "any batch" in how else 2, 4), (2, 4), (2, 4))
     config.add_optimization_profile(profile)
+    if "DLA" in how:
+        state.DLA_CORES = 1
+        config.default_device_type, config.DLA_core = trt.DeviceType.DLA, 0
     if "no profile" not in how:
         config.set_calibration_profile(profile)
     for flag in ("FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"):
@@ -292,6 +296,9 @@ def build_wrongly(how: str) -> list[Any]:
         ("INT8, unfinished calibrator", False, "__init__() must be called"),
         ("INT8, calibrator of another version", False, "written"),
         ("INT8, min-max calibrator", False, "written"),
+        ("INT8, calibrator, DLA", True, ""),
+        ("INT8, calibrator, DLA, any batch", False, "does not support dynamic shapes"),
+        ("INT8, min-max calibrator, DLA", False, "requires IInt8EntropyCalibrator2"),
         ("INT8, calibrator, no cache", False, "no scaling factors"),
         ("INT8, calibrator, no cache, no profile", False, "profile is not defined"),
         ("INT8, calibrator, no cache, another batch", False, "batch is not that of"),

@@ -70,17 +70,21 @@ def test_what_a_version_cannot_do_is_refused(version: str) -> None:
         {"implicit": "ranges"},
         {"dla": 0},
         {"dla": 0, "implicit": "ranges"},
+        {"dla": 0, "implicit": "entropy"},
+        {"dla": 0, "implicit": "minmax"},
         {"compute_capabilities": ["8.6"]},
         {"hardware_compatible": True, "version_compatible": True, "sparsity": True, "builds": 3},
         {"workspace": 64, "optimization_level": 5, "timing_cache": False},
     ]
-    strong, implicit, dla, dla_implicit, capabilities, compatible, tuning = run_with_bindings(
-        version, refusals, options
-    )
+    (
+        strong, implicit, dla, dla_implicit, dla_entropy, dla_minmax, capabilities, compatible,
+        tuning,
+    ) = run_with_bindings(version, refusals, options)  # fmt: skip
     assert ("no strongly typed" in strong) == (version in WEAK_ONLY)
     assert ("no implicit" in implicit) == (version in STRONG_ONLY)
     assert "not from Q/DQ" in dla
-    assert bool(dla_implicit) == (version in STRONG_ONLY)
+    assert bool(dla_implicit) == bool(dla_entropy) == (version in STRONG_ONLY)
+    assert "no implicit" in dla_minmax if version in STRONG_ONLY else "entropy" in dla_minmax
     assert "--compute-capability" in capabilities
     assert compatible == tuning == ""
 

@@ -136,6 +136,9 @@ class Builder:
             return "DLA only supports FP16 and Int8 precision type."
         if any(low != high for p in config._profiles for low, _, high in p._shapes.values()):
             return "DLA does not support dynamic shapes."
+        calibrator = getattr(config, "int8_calibrator", None)
+        if calibrator and not isinstance(calibrator, self._trt.IInt8EntropyCalibrator2):
+            return "DLA requires IInt8EntropyCalibrator2."
         for layer in network._layers:
             if config.can_run_on_DLA(layer):
                 continue
