@@ -56,10 +56,14 @@ class TimingCache:
 
     def keep(self, builder_config: tensorrt.IBuilderConfig) -> None:
         """Write what a build has added."""
-        timings: tensorrt.ITimingCache = builder_config.get_timing_cache()
+        timings: tensorrt.ITimingCache | None = builder_config.get_timing_cache()
         if timings is None:
             return
-        self.write(bytes(timings.serialize()))
+        serialized: tensorrt.IHostMemory | None = timings.serialize()
+        if serialized is None:  # the engine is built all the same
+            log.warning("timings are not kept: TensorRT does not give them out")
+            return
+        self.write(bytes(serialized))
 
     def write(self, data: bytes) -> None:
         """Replace the timings; a cache that cannot be written only costs time."""

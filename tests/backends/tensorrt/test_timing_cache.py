@@ -106,3 +106,18 @@ def test_a_folder_that_cannot_be_written_only_warns(
     with caplog.at_level(logging.WARNING, "resnet_edge"):
         assert build(TimingCache("10.3.0", ORIN)) == b""
     assert "timings are not kept" in caplog.text
+
+
+def test_timings_that_are_not_given_out_only_warn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent:
+        def serialize(self) -> None:
+            return None
+
+    monkeypatch.setattr(BuilderConfig, "get_timing_cache", lambda _: Silent())
+    cache = TimingCache("10.3.0", ORIN)
+    with caplog.at_level(logging.WARNING, "resnet_edge"):
+        build(cache)
+    assert "timings are not kept" in caplog.text
+    assert not cache.path.exists()
