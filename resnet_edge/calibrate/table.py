@@ -204,7 +204,8 @@ def cache_for(version: str, cache: bytes) -> bytes:
 def read_cache(path: Path) -> dict[str, float]:
     """Read a TensorRT calibration cache.
 
-    Names may contain colons and the hex digits may be unpadded, as NVIDIA's tools write them.
+    Names may contain colons and the hex digits may be unpadded, as NVIDIA's tools write them. A
+    tensor of scale 0, for which TensorRT found none, is left out.
 
     Returns:
         ``amax`` by tensor name.
@@ -229,7 +230,8 @@ def read_cache(path: Path) -> dict[str, float]:
             (scale,) = struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))
         except (ValueError, struct.error) as error:
             raise CalibrationError(f"{path}, line {number}: {digits!r} is not a scale") from error
-        if not separator or not name or not 0 < scale < float("inf"):
+        if not separator or not name or not digits.strip() or not 0 <= scale < float("inf"):
             raise CalibrationError(f"{path}, line {number}: {line!r} is not 'name: scale'")
-        ranges[name] = scale * QMAX
+        if scale:
+            ranges[name] = scale * QMAX
     return ranges
