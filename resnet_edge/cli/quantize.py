@@ -233,6 +233,11 @@ def _render(console: Console, report: dict[str, Any], result: BudgetResult | Non
             f"in FP16: {name}, SQNR {layer.sqnr_db:.1f} dB{kl}, "
             f"{100 * layer.macs_share:.1f} % of the multiply-adds"
         )
+    if not result.found.met:
+        console.print(
+            f"too few images to choose on: even in FP16 throughout, the limit is "
+            f"{result.found.steps[-1].comparison.upper95:.2f}; all layers stay INT8"
+        )
     if result.found.keep_float:
         console.print(
             f"expected latency {result.found.expected_slowdown:.2f} x full INT8, by multiply-adds"
