@@ -84,9 +84,15 @@ def quantize(
         )
     if max_drop is not None and data is None:
         raise ConfigError("--max-drop is measured on images", hint="add --data DIR")
-    opened = options.open_bundle(bundle, out)
+    options.refuse_labels_alone(labels, data)
+    opened, chosen = options.open_bundle(bundle, out), load_recipe(recipe)
     if data is not None and (max_drop is None or not _is_calibrated(opened)):
-        calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
+        calibrate(opened, open_calibration(data, labels), chosen, progress=out.progress)
+    elif recipe != DEFAULT_RECIPE and load_table(opened).recipe != chosen.to_json():
+        raise ConfigError(
+            f"{bundle} is calibrated already, and not by the recipe {chosen.name}",
+            hint=f"to calibrate again: resnet-edge calibrate {bundle} --data DIR --recipe {recipe}",
+        )
     result = None
     if data is not None and max_drop is not None:
         images = open_images(data, split="train", labels=labels)
