@@ -119,7 +119,7 @@ def meet_budget(
     prove = _labelled(bundle, model, source, labels, prove_on)
     proof = compare(model, table, prove, budget, keep_float=found.keep_float)
     result = BudgetResult(budget, ranking, found, proof)
-    store_plan(bundle, result.to_json())
+    store_plan(bundle, result.to_json() | {"chosen_on": [source.key(i) for i in choose_on]})
     return result
 
 

@@ -18,7 +18,7 @@ from resnet_edge.export import export
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from resnet_edge.quantize.budget import meet_budget
 from resnet_edge.quantize.search import Budget
-from resnet_edge.quantize.stage import PLAN, base_model, quantize, stored_plan
+from resnet_edge.quantize.stage import PLAN, base_model, plan_chosen_on, quantize, stored_plan
 from resnet_edge.recipes import load_recipe
 from resnet_edge.resources import CHECKPOINT, find
 from resnet_edge.verify.accuracy import verify
@@ -149,6 +149,7 @@ def test_a_budget_met_by_full_int8_keeps_no_layer_and_is_proven(
     assert result.found.keep_float == ()
     assert result.proof.n > 1500
     assert json.loads(bundle.artifact(PLAN).read_text())["passed"]
+    assert result.proof.n + len(plan_chosen_on(bundle)) == 3000
     assert {layer.name for layer in result.ranking} == {
         n.name for n in base_model(bundle).graph.node if n.op_type in ("Conv", "Gemm")
     }
