@@ -129,11 +129,12 @@ def sensitivity(
     from resnet_edge.data import open_images
     from resnet_edge.quantize.budget import SENSITIVITY
     from resnet_edge.quantize.budget import sensitivity as run_sensitivity
-    from resnet_edge.report.plots import plot_sensitivity
+    from resnet_edge.report.plots import check_picture, plot_sensitivity
 
     opened = options.open_bundle(bundle, out)
-    ranking = run_sensitivity(opened, open_images(data), progress=out.progress)
     picture = plot or opened.file("reports/sensitivity.svg")
+    check_picture(picture)
+    ranking = run_sensitivity(opened, open_images(data), progress=out.progress)
     plot_sensitivity(ranking, picture)
     out.result(
         {

@@ -177,6 +177,7 @@ BAD = [
     (["quantize", "BUNDLE", "--labels", "x.csv"], "ConfigError"),
     (["quantize", "BUNDLE", "--recipe", "mse"], "ConfigError"),
     (["quantize", "BUNDLE", "--recipe", "mse", "--max-drop", "1", "--data", "x"], "ConfigError"),
+    (["sensitivity", "BUNDLE", "--data", "x", "--plot", "x.xyz"], "ConfigError"),
     (["verify", "BUNDLE", "--labels", "x.csv"], "ConfigError"),
     (["inspect", "missing"], "ResnetEdgeError"),
     (["bench", "BUNDLE", "--batch", "0"], "ConfigError"),
