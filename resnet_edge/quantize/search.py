@@ -18,7 +18,7 @@ from resnet_edge.verify.statistics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from resnet_edge.calibrate.table import RangesTable
     from resnet_edge.progress import Progress
-    from resnet_edge.quantize.score import Inputs
     from resnet_edge.quantize.sensitivity import LayerSensitivity
     from resnet_edge.verify.statistics import Outcome
 
@@ -54,12 +53,12 @@ class Labelled:
     """Images with the float model's answers and, for ``top1``, their labels.
 
     Attributes:
-        inputs: The images.
+        inputs: The images in batches; gone through once for every graph.
         logits: The float model's logits.
         labels: Class indices, None without.
     """
 
-    inputs: Inputs
+    inputs: Iterable[NDArray[Any]]
     logits: NDArray[np.float32]
     labels: NDArray[np.int64] | None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.export import export
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from resnet_edge.quantize.budget import meet_budget
+from resnet_edge.quantize.budget import _labelled, meet_budget
 from resnet_edge.quantize.search import Budget
 from resnet_edge.quantize.stage import PLAN, base_model, plan_chosen_on, quantize, stored_plan
 from resnet_edge.recipes import load_recipe
@@ -173,6 +174,23 @@ def test_kept_layers_are_float_in_every_graph_until_the_next_calibration(
         assert all(nodes[name].input[1] in float_weights for name in kept)
     calibrate(bundle, open_images(shipped_images / "calibration"), load_recipe("minmax"))
     assert stored_plan(bundle) == ()
+
+
+def test_memory_does_not_grow_with_the_images_that_prove(
+    bundle_copy: Path, images: IdxImages
+) -> None:
+    bundle = Bundle.open(bundle_copy)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        try:
+            held = _labelled(bundle, base_model(bundle), images, images.labels, range(count))
+            assert sum(len(batch) for batch in held.inputs) == len(held.logits) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(1200) - peak(200) < 1000 * 28 * 28 / 2  # half of the pixels
 
 
 def test_too_few_images_for_the_budget_leave_full_int8_and_no_proof(
