@@ -174,7 +174,8 @@ def _find_ranges(
     method = recipe.method
     if method == "auto":
         method = SAFE
-        log.info("too little to choose on, so the recipe is %s", method)
+        reason = "too few images" if hasattr(source, "load") else "no images but network inputs"
+        log.info("%s to choose on, so the recipe is %s", reason, method)
     tensors = place(model.graph).tensors
     collected = collect(
         model, tensors, source, spec,
