@@ -172,15 +172,21 @@ def open_array_images(path: Path, labels: Path | None = None) -> ArrayImages:
     return source
 
 
-def open_calibration(path: Path) -> ImageSource | NetworkInputs:
+def open_calibration(path: Path, labels: Path | None = None) -> ImageSource | NetworkInputs:
     """Open what ``calibrate`` takes: images as for training, or float32 network inputs.
+
+    Args:
+        path: A directory or an array file.
+        labels: A labels file, which only a flat folder can have.
 
     Raises:
         DataError: Nothing usable is there.
     """
     from resnet_edge.data import open_images
 
-    return _open(path) if path.is_file() else open_images(path, split="train")
+    if path.is_file() and labels is None:
+        return _open(path)
+    return open_images(path, split="train", labels=labels)
 
 
 def _open(path: Path) -> ArrayImages | ArrayInputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ class ImageBatches:
     """Iterate over a source in batches, decoding ahead in threads.
 
     A file that cannot be decoded is skipped and counted in ``skipped``; when more than a tenth
-    of the images cannot be decoded, the iteration ends with a `DataError`.
+    of the images cannot be decoded, the iteration ends with a `DataError`. Of a few images out of
+    many, as many may be broken as chance can put there where a tenth of all is.
 
     Attributes:
         source: Where the images come from.
@@ -115,7 +117,11 @@ class ImageBatches:
             return None
 
     def _refuse_if_too_many_are_broken(self, total: int) -> None:
-        if len(self.skipped) > _MAX_CORRUPT * total:
+        # Of a sample, three standard deviations more: it may hold more than its share by chance.
+        left_out = max(len(self.source) - total, 0) / max(len(self.source) - 1, 1)
+        variance = total * _MAX_CORRUPT * (1 - _MAX_CORRUPT) * left_out
+        allowed = _MAX_CORRUPT * total + 3 * math.sqrt(variance)
+        if len(self.skipped) > allowed or len(self.skipped) == total:
             raise DataError(
                 f"{self.source.path}: {len(self.skipped)} of {total} images cannot be decoded, "
                 f"the first is {self.skipped[0]}",

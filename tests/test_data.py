@@ -329,9 +329,9 @@ def test_batches_can_start_after_what_an_earlier_pass_has_done(
 def test_images_skipped_before_count_among_those_of_all(tmp_path: Path) -> None:
     broken_folder(tmp_path, 36, 4)
     source = open_images(tmp_path)
-    one_before = ImageBatches(source, SPEC, 4, range(39), 10, ("earlier",))
+    one_before = ImageBatches(source, SPEC, 4, range(40), 10, ("earlier",))
     for _ in range(2):
-        with pytest.raises(DataError, match="4 of 39 images cannot be decoded, the first is earl"):
+        with pytest.raises(DataError, match="5 of 40 images cannot be decoded, the first is earl"):
             list(one_before)
     batches = ImageBatches(source, SPEC, 4, range(40), 36, ())
     assert list(batches) == []

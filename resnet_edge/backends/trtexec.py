@@ -15,6 +15,7 @@ from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
 from resnet_edge.calibrate.layer_precisions import format_layer_precisions
+from resnet_edge.calibrate.table import cache_for
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import (
     BackendUnavailableError,
@@ -160,7 +161,8 @@ def _with_calibration(
             f"trtexec of TensorRT {trtexec.version} cannot keep single layers in float",
             hint="quantize without --max-drop and without exceptions, or use --fp16",
         )
-    (folder / _CALIBRATION).write_bytes(calibration.cache or b"")
+    cache = cache_for(trtexec.version, calibration.cache or b"")
+    (folder / _CALIBRATION).write_bytes(cache)
     kept = dict.fromkeys(calibration.keep_float, request.config.rest)
     return replace(
         request,

@@ -13,13 +13,16 @@ from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
 from resnet_edge.calibrate.sqnr import with_sqnr
 from resnet_edge.calibrate.table import RangesTable, write_cache
+from resnet_edge.data import resolve_labels
+from resnet_edge.errors import DataError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph, save_graph
-from resnet_edge.parity import labels_for
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from resnet_edge.arrays import NetworkInputs
@@ -156,13 +159,14 @@ def _find_ranges(
 ) -> BakeOff:
     spec = bundle.model.image_spec
     if parts.choose_on:
+        images = cast("ImageSource", source)
         return bake_off(
             model,
-            cast("ImageSource", source),
+            images,
             spec,
             calibrate_on=parts.calibrate_on,
             choose_on=parts.choose_on,
-            labels=labels_for(cast("ImageSource", source), bundle.model, required=False),
+            labels=_labels(bundle, images),
             percent=recipe.percent,
             partial=partial,
             progress=progress,
@@ -170,7 +174,8 @@ def _find_ranges(
     method = recipe.method
     if method == "auto":
         method = SAFE
-        log.info("too little to choose on, so the recipe is %s", method)
+        reason = "too few images" if hasattr(source, "load") else "no images but network inputs"
+        log.info("%s to choose on, so the recipe is %s", reason, method)
     tensors = place(model.graph).tensors
     collected = collect(
         model, tensors, source, spec,
@@ -178,3 +183,13 @@ def _find_ranges(
     )  # fmt: skip
     table = tables_of(collected.histograms, recipe.percent)[method]
     return BakeOff(model, False, table, method, (), collected)
+
+
+def _labels(bundle: Bundle, source: ImageSource) -> NDArray[np.int64] | None:
+    """Return the labels to report top-1 by; None if there are none, or those of another model."""
+    info = bundle.model
+    try:
+        return resolve_labels(source, class_names=info.labels, num_classes=info.num_classes)
+    except DataError as error:
+        log.warning("no top-1 beside the estimators: %s", error.message)
+        return None

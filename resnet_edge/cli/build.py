@@ -204,11 +204,14 @@ def _print_command(
     log.info("for trtexec of TensorRT %s", found.version)
     for file in found.missing:
         log.warning("%s is not there yet; build and quantize make it", file)
+    for note in found.notes:
+        log.warning("%s", note)
     out.result(
         {
             "tensorrt": found.version,
             "command": list(found.words),
             "missing": list(found.missing),
+            "notes": list(found.notes),
         },
         lambda console: console.print(shlex.join(found.words), markup=False, no_wrap=True),
     )

@@ -35,6 +35,7 @@ def calibrate(
             ".npz file of uint8 images or float32 network inputs."
         ),
     ] = None,
+    labels: options.LabelsOption = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     random: Annotated[
         int | None,
@@ -69,6 +70,7 @@ def calibrate(
 
     given = {"--data": data, "--random": random, "--from-cache": from_cache, "--from-qdq": from_qdq}
     _refuse_several([option for option, value in given.items() if value is not None])
+    options.refuse_labels_alone(labels, data)
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)
     file = from_cache or from_qdq
     if file is not None:
@@ -79,7 +81,8 @@ def calibrate(
     else:
         opened, chosen = options.open_bundle(bundle, out, flags), load_recipe(recipe)
         chosen = chosen if random is None else replace(chosen, images=random)
-        result = run_calibrate(opened, _source(opened, data, random), chosen, progress=out.progress)
+        source = _source(opened, data, labels, random)
+        result = run_calibrate(opened, source, chosen, progress=out.progress)
     out.result(
         {
             "table": str(opened.file(TABLE)),
@@ -97,13 +100,15 @@ def calibrate(
     )
 
 
-def _source(bundle: Bundle, data: Path | None, random: int | None) -> ImageSource | NetworkInputs:
+def _source(
+    bundle: Bundle, data: Path | None, labels: Path | None, random: int | None
+) -> ImageSource | NetworkInputs:
     from resnet_edge.arrays import RandomInputs, open_calibration
 
     if random is not None:
         return RandomInputs(bundle.model.image_spec.input_shape, random)
     assert data is not None  # _refuse_several leaves one of the four
-    return open_calibration(data)
+    return open_calibration(data, labels)
 
 
 def _refuse_several(given: list[str]) -> None:

@@ -79,6 +79,7 @@ def export(
     from resnet_edge.export import ExportConfig
     from resnet_edge.export import export as run_export
 
+    options.refuse_labels_alone(labels, data)
     folder = output or Path("engines/builds") / checkpoint.stem
     images = None if data is None else open_images(data, labels=labels)
     flags = options.ImageSpecFlags(resize, crop, interpolation, mean, std, color)

@@ -34,13 +34,17 @@ __all__ = [
     "TargetOption",
     "numbers",
     "open_bundle",
+    "refuse_labels_alone",
 ]
 
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle made by export, or an ONNX file.")]
 
 DataOption = Annotated[
     Path | None,
-    typer.Option(help="Images: an IDX directory, a flat folder, or a class-per-folder tree."),
+    typer.Option(
+        help="Images: an IDX directory, a flat folder, a class-per-folder tree, or a .npy or .npz "
+        "file."
+    ),
 ]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="CSV file 'file name,label' for a flat folder.")
@@ -166,3 +170,13 @@ def numbers(text: str) -> tuple[float, ...]:
             f"{text!r} is not a comma-separated list of numbers",
             hint="write for example --mean 0.485,0.456,0.406",
         ) from error
+
+
+def refuse_labels_alone(labels: Path | None, data: Path | None) -> None:
+    """Refuse labels of images that are not given.
+
+    Raises:
+        ConfigError: There are labels and no images.
+    """
+    if labels is not None and data is None:
+        raise ConfigError("--labels belongs to images, and there are none", hint="add --data DIR")

@@ -84,9 +84,15 @@ def quantize(
         )
     if max_drop is not None and data is None:
         raise ConfigError("--max-drop is measured on images", hint="add --data DIR")
-    opened = options.open_bundle(bundle, out)
+    options.refuse_labels_alone(labels, data)
+    opened, chosen = options.open_bundle(bundle, out), load_recipe(recipe)
     if data is not None and (max_drop is None or not _is_calibrated(opened)):
-        calibrate(opened, open_calibration(data), load_recipe(recipe), progress=out.progress)
+        calibrate(opened, open_calibration(data, labels), chosen, progress=out.progress)
+    elif recipe != DEFAULT_RECIPE and load_table(opened).recipe != chosen.to_json():
+        raise ConfigError(
+            f"{bundle} is calibrated already, and not by the recipe {chosen.name}",
+            hint=f"to calibrate again: resnet-edge calibrate {bundle} --data DIR --recipe {recipe}",
+        )
     result = None
     if data is not None and max_drop is not None:
         images = open_images(data, split="train", labels=labels)
@@ -123,11 +129,12 @@ def sensitivity(
     from resnet_edge.data import open_images
     from resnet_edge.quantize.budget import SENSITIVITY
     from resnet_edge.quantize.budget import sensitivity as run_sensitivity
-    from resnet_edge.report.plots import plot_sensitivity
+    from resnet_edge.report.plots import check_picture, plot_sensitivity
 
     opened = options.open_bundle(bundle, out)
-    ranking = run_sensitivity(opened, open_images(data), progress=out.progress)
     picture = plot or opened.file("reports/sensitivity.svg")
+    check_picture(picture)
+    ranking = run_sensitivity(opened, open_images(data), progress=out.progress)
     plot_sensitivity(ranking, picture)
     out.result(
         {
@@ -232,6 +239,11 @@ def _render(console: Console, report: dict[str, Any], result: BudgetResult | Non
         console.print(
             f"in FP16: {name}, SQNR {layer.sqnr_db:.1f} dB{kl}, "
             f"{100 * layer.macs_share:.1f} % of the multiply-adds"
+        )
+    if not result.found.met:
+        console.print(
+            f"too few images to choose on: even in FP16 throughout, the limit is "
+            f"{result.found.steps[-1].comparison.upper95:.2f}; all layers stay INT8"
         )
     if result.found.keep_float:
         console.print(

@@ -44,6 +44,7 @@ def verify(
     from resnet_edge.verify.accuracy import verify as run_verify
     from resnet_edge.verify.candidate import find_candidate
 
+    options.refuse_labels_alone(labels, data)
     opened = options.open_bundle(bundle, out)
     candidate = find_candidate(
         opened, engine=engine, precision=precision, backend=backend, target=target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["from_integer", "parts", "within"]
+__all__ = ["from_integer", "parts", "to_integer", "within"]
 
 
 def parts(version: str) -> tuple[int, ...]:
@@ -32,3 +32,9 @@ def from_integer(number: int) -> str:
     scale = 10_000 if number >= 100_000 else 1000
     major, rest = divmod(number, scale)
     return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def to_integer(version: str) -> int:
+    """Return the integer form of a TensorRT version: 8.5.2 is 8502, 10.3.0 is 100300."""
+    major, minor, patch = (*parts(version), 0, 0, 0)[:3]
+    return major * (1000 if major < 10 else 10_000) + minor * 100 + patch

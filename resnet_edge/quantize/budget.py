@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import write_json
+from resnet_edge.batches import ImageBatches
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.probe import PROBE_BATCH
-from resnet_edge.quantize.score import HeldOut, Inputs, run_graph
+from resnet_edge.quantize.score import HeldOut, Inputs
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
 from resnet_edge.quantize.stage import base_model, load_table, store_plan
+from resnet_edge.reference import run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = ["BudgetResult", "meet_budget", "sensitivity"]
@@ -37,6 +40,7 @@ SENSITIVITY = "reports/sensitivity.json"
 _PROXY_IMAGES, _RANK_IMAGES = 16, 32
 _CONFIRMED = 64  # layers measured one by one, the worst by the proxy
 _MIN_CHOOSE = 256
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,12 @@ def meet_budget(
     spec = bundle.model.image_spec
     proxy = Inputs.read(source, spec, choose_on[:_PROXY_IMAGES], batch_size=PROBE_BATCH)
     ranking = rank_layers(model, table, proxy, held_out, confirm=_CONFIRMED, progress=progress)
-    choose = _labelled(bundle, model, source, labels, choose_on)
+    choose = _labelled(bundle, model, source, labels, choose_on)  # under the search's progress
     found = search(model, table, ranking, choose, budget, progress=progress)
-    prove = _labelled(bundle, model, source, labels, prove_on)
+    prove = _labelled(bundle, model, source, labels, prove_on, progress)
     proof = compare(model, table, prove, budget, keep_float=found.keep_float)
     result = BudgetResult(budget, ranking, found, proof)
-    store_plan(bundle, result.to_json())
+    store_plan(bundle, result.to_json() | {"chosen_on": [source.key(i) for i in choose_on]})
     return result
 
 
@@ -144,6 +148,22 @@ def sensitivity(
     return ranking
 
 
+@dataclass(frozen=True)
+class _Streamed:
+    """Network inputs decoded anew on every pass, so that memory does not grow with the images."""
+
+    source: ImageSource
+    spec: ImageSpec
+    indices: Sequence[int]
+    progress: Progress
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        with self.progress.task("prove: INT8", total=len(self.indices)) as task:
+            for batch in ImageBatches(self.source, self.spec, _BATCH, self.indices):
+                yield self.spec.to_input(batch.pixels)
+                task.advance(len(batch.indices))
+
+
 def _unused(source: ImageSource, used: Collection[str]) -> list[int]:
     """Return images that are not in ``used``, in the order of their content hash."""
     keys = {i: source.key(i) for i in range(len(source))}
@@ -156,7 +176,15 @@ def _labelled(
     source: ImageSource,
     labels: NDArray[np.int64] | None,
     indices: Sequence[int],
+    progress: Progress = SILENT,
 ) -> Labelled:
-    inputs = Inputs.read(source, bundle.model.image_spec, indices, batch_size=32)
-    logits = run_graph(model, inputs, exact=False)
-    return Labelled(inputs, logits, None if labels is None else labels[list(inputs.indices)])
+    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
+    spec = bundle.model.image_spec
+    with OnnxRuntimeSession(model) as session:
+        logits, kept, _ = run_all(
+            session, source, spec, indices=indices, batch_size=_BATCH,
+            label="prove: float", progress=progress,
+        )  # fmt: skip
+    known = None if labels is None else labels[list(kept)]
+    return Labelled(_Streamed(source, spec, kept, progress), logits, known)

@@ -18,7 +18,7 @@ from resnet_edge.verify.statistics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from resnet_edge.calibrate.table import RangesTable
     from resnet_edge.progress import Progress
-    from resnet_edge.quantize.score import Inputs
     from resnet_edge.quantize.sensitivity import LayerSensitivity
     from resnet_edge.verify.statistics import Outcome
 
@@ -54,12 +53,12 @@ class Labelled:
     """Images with the float model's answers and, for ``top1``, their labels.
 
     Attributes:
-        inputs: The images.
+        inputs: The images in batches; gone through once for every graph.
         logits: The float model's logits.
         labels: Class indices, None without.
     """
 
-    inputs: Inputs
+    inputs: Iterable[NDArray[Any]]
     logits: NDArray[np.float32]
     labels: NDArray[np.int64] | None
 
@@ -106,8 +105,9 @@ class Found:
 
     Attributes:
         keep_float: Layers that stay in FP16, most sensitive first.
-        met: Whether the budget is met on the images chosen on.
-        steps: Everything that was tried, in order.
+        met: Whether the budget is met on the images chosen on. If not, they are too few: not even
+            the float model passes, and no layer is kept.
+        steps: Everything that was tried, by number of layers.
         macs_share: Share of multiply-adds that stays in FP16.
     """
 
@@ -151,15 +151,16 @@ def search(
 
     with progress.task("search") as task:
         low, high = -1, 0
-        while not met(high) and high < len(ranking):
+        settled = met(0) or met(len(ranking))  # in float nothing differs
+        while settled and not met(high):
             low, high = high, min(len(ranking), max(1, 2 * high))
-        while met(high) and high - low > 1:
+        while settled and high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if met(middle) else (middle, high)
     return Found(
         keep_float=tuple(layer.name for layer in ranking[:high]),
-        met=met(high),
-        steps=tuple(steps.values()),
+        met=settled,
+        steps=tuple(steps[kept] for kept in sorted(steps)),
         macs_share=sum(layer.macs_share for layer in ranking[:high]),
     )
 

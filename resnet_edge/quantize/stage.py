@@ -35,6 +35,7 @@ __all__ = [
     "base_model",
     "base_name",
     "load_table",
+    "plan_chosen_on",
     "quantize",
     "store_plan",
     "stored_plan",
@@ -148,7 +149,8 @@ def store_plan(bundle: Bundle, plan: Mapping[str, Any]) -> None:
 
     Args:
         bundle: With a calibration.
-        plan: JSON values; ``keep_float`` holds the names.
+        plan: JSON values; ``keep_float`` holds the names, ``chosen_on`` the content hash of every
+            image they were chosen on, if any.
     """
     write_json(bundle.file(PLAN), dict(plan))
     inputs = {"ranges": bundle.sha256(TABLE)}
@@ -161,14 +163,30 @@ def stored_plan(bundle: Bundle) -> tuple[str, ...]:
     Raises:
         BundleError: The stored plan is damaged.
     """
+    return tuple(_planned(bundle).get("keep_float", ()))
+
+
+def plan_chosen_on(bundle: Bundle) -> frozenset[str]:
+    """Return the content hash of every image that the stored plan was chosen on.
+
+    Raises:
+        BundleError: The stored plan is damaged.
+    """
+    return frozenset(_planned(bundle).get("chosen_on", ()))
+
+
+def _planned(bundle: Bundle) -> dict[str, list[str]]:
+    """Return the lists of the plan that belongs to the present calibration, none without one."""
     if PLAN not in bundle.names() or TABLE not in bundle.names():
-        return ()
+        return {}
     if bundle.entry(PLAN)["inputs"].get("ranges") != bundle.sha256(TABLE):
-        return ()
+        return {}
     value = read_json(bundle.artifact(PLAN))
-    if not isinstance(value, dict) or not isinstance(value.get("keep_float"), list):
+    lists = value if isinstance(value, dict) else {}
+    found = {"keep_float": lists.get("keep_float"), "chosen_on": lists.get("chosen_on", [])}
+    if not all(isinstance(part, list) for part in found.values()):
         raise BundleError(f"{bundle.file(PLAN)} is damaged", hint="quantize again")
-    return tuple(str(name) for name in value["keep_float"])
+    return {key: [str(name) for name in part] for key, part in found.items()}
 
 
 def _base_name(bundle: Bundle, table: RangesTable) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import atomic_path
-from resnet_edge.errors import BackendUnavailableError
+from resnet_edge.errors import BackendUnavailableError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from resnet_edge.experiment.responses import NetworkResponses
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
-__all__ = ["plot_curves", "plot_responses", "plot_sensitivity", "require_matplotlib"]
+__all__ = [
+    "check_picture",
+    "plot_curves",
+    "plot_responses",
+    "plot_sensitivity",
+    "require_matplotlib",
+]
 
 # Okabe and Ito's colours, told apart by everybody.
 _COLORS = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7")
@@ -34,6 +40,8 @@ def plot_sensitivity(ranking: Sequence[LayerSensitivity], path: Path) -> None:
     left.set_xlabel("mean KL divergence when quantized alone, nats")
     right.barh(names, [layer.sqnr_db for layer in ranking], color="#4c72b0")
     right.set_xlabel("SQNR of its output, dB")
+    left.xaxis.set_major_formatter("{x:.2g}")
+    left.locator_params(axis="x", nbins=4)
     left.invert_yaxis()
     left.tick_params(axis="y", labelsize=7)
     _save(figure, path)
@@ -140,6 +148,24 @@ def require_matplotlib() -> None:
         raise BackendUnavailableError(
             "matplotlib is not installed", hint="pip install 'resnet-edge[report]'"
         ) from error
+
+
+def check_picture(path: Path) -> None:
+    """Raise unless a plot can be drawn into this file.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
+        ConfigError: It does not know this kind of file.
+    """
+    require_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in ("", *kinds):
+        raise ConfigError(
+            f"{path}: no plot can be written as {path.suffix}",
+            hint="use .svg, .png or .pdf",
+        )
 
 
 def _figure(width: float, height: float) -> Any:

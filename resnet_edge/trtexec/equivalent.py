@@ -9,6 +9,7 @@ from resnet_edge.backends.registry import get_backend
 from resnet_edge.build import engine_name
 from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.calibrate.stage import CACHE
+from resnet_edge.calibrate.table import cache_header
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.graph import load_graph, tensor_specs
@@ -35,11 +36,13 @@ class Equivalent:
         version: Of TensorRT; its trtexec understands the command.
         words: Program and arguments, not quoted.
         missing: Files it reads that the bundle does not have yet.
+        notes: What must be done to its files first.
     """
 
     version: str
     words: tuple[str, ...]
     missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def equivalent_command(
@@ -65,8 +68,13 @@ def equivalent_command(
     inputs, _ = tensor_specs(load_graph(bundle.artifact(MODEL)))
     engine = str(bundle.file(engine_name(get_backend("trtexec"), target, config)))
     request = build_request(str(bundle.file(name)), engine, inputs, target, config)
+    notes: tuple[str, ...] = ()
     if config.implicit is not None:
         files = [base_name(bundle), CACHE]
+        notes = (
+            f"TensorRT {version} takes {bundle.file(CACHE)} only with its own first line, "
+            f"{cache_header(version)}",
+        )
         kept = dict.fromkeys(stored_plan(bundle), config.rest)
         request = replace(
             request,
@@ -78,6 +86,7 @@ def equivalent_command(
         version,
         ("trtexec", *build_arguments(request, flags)),
         tuple(str(bundle.file(file)) for file in files if not bundle.file(file).is_file()),
+        notes,
     )
 
 

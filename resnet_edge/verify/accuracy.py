@@ -13,6 +13,7 @@ from resnet_edge.errors import DataError
 from resnet_edge.export import MODEL, store_evaluation
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.score import mean_kl
+from resnet_edge.quantize.stage import plan_chosen_on
 from resnet_edge.reference import Evaluated, Golden, run_all
 from resnet_edge.verify.statistics import (
     Z_ONE_SIDED_95,
@@ -148,7 +149,8 @@ def verify(
         bundle: Holds the reference.
         candidate: What to judge.
         source: Images that were not used for calibration; labels make it a comparison of top-1.
-            None takes the bundle's golden images, which are too few for a tight gate.
+            Those that layers in FP16 were chosen on are left out. None takes the bundle's golden
+            images, which are too few for a tight gate.
         max_drop: Largest allowed drop of top-1, in percentage points.
         checkpoint: The checkpoint, if it moved since the export.
         progress: Listener.
@@ -162,10 +164,12 @@ def verify(
     labels = resolve_labels(source, class_names=info.labels, num_classes=info.num_classes)
     keys = [source.key(i) for i in range(len(source))]
     _refuse_overlap(bundle, source, keys)
+    indices = _not_chosen_on(bundle, source, keys)
     with candidate.open() as session:
         logits, kept, skipped = run_all(
-            session, source, spec, label=f"verify {candidate.precision}", progress=progress
-        )
+            session, source, spec, indices=indices,
+            label=f"verify {candidate.precision}", progress=progress,
+        )  # fmt: skip
     if skipped:
         log.warning("%d images could not be decoded and were skipped", len(skipped))
     reference, origin = _reference(bundle, source, keys, kept, checkpoint, progress)
@@ -239,6 +243,23 @@ def _refuse_overlap(bundle: Bundle, source: ImageSource, keys: Sequence[str]) ->
             f"{overlap} of the {len(keys)} images in {source.path} were used for calibration",
             hint="verify on images the calibration has not seen",
         )
+
+
+def _not_chosen_on(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> list[int]:
+    """Return the images that ``quantize --max-drop`` did not choose layers on."""
+    chosen_on = plan_chosen_on(bundle)
+    left = [i for i, key in enumerate(keys) if key not in chosen_on]
+    if not left:
+        raise DataError(
+            f"the layers in FP16 were chosen on every image in {source.path}",
+            hint="verify on other images",
+        )
+    if len(left) < len(keys):
+        log.warning(
+            "%d of %d images are left out: the layers in FP16 were chosen on them",
+            len(keys) - len(left), len(keys),
+        )  # fmt: skip
+    return left
 
 
 def _reference(

@@ -70,6 +70,9 @@ def test_network_inputs_calibrate_but_do_not_verify(
 ) -> None:
     inputs = np.random.default_rng(0).normal(size=(20, 1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "inputs.npy", inputs)
+    code = run(["calibrate", str(bundle), "--data", str(tmp_path / "inputs.npy")])
+    assert "network inputs to choose on, so the recipe is mse" in capsys.readouterr().err
+    assert code == 0
     code, found = call(capsys, "calibrate", bundle, "--data", tmp_path / "inputs.npy")
     assert (code, found["images"], found["random"], found["warnings"]) == (0, 20, 0, [])
     assert found["tensors"]["input"] == pytest.approx(np.abs(inputs).max(), rel=0.5)

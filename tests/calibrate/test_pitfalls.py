@@ -1,13 +1,15 @@
 """What is known to go wrong in other calibrators does not go wrong here.
 
-Numbers are those of the reference notes, section 2.5: 1 to 4 are ONNX Runtime's, 6 to 9 and 11
-those of ModelOpt, pytorch-quantization and TensorRT. Where a library is at hand, it runs beside
+Numbers are those of the reference notes, section 2.5: 1 to 5 are ONNX Runtime's, 6 to 11 those of
+ModelOpt, pytorch-quantization and TensorRT. Where a library is at hand, it runs beside
 ours.
 """
 
 from __future__ import annotations
 
+import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +21,24 @@ from hypothesis import strategies as st
 
 from resnet_edge.arrays import ArrayInputs
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate import collect as module
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
+from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.data import open_images
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
 from resnet_edge.imaging import ImageSpec
 from resnet_edge.quantize.placement import place
+from resnet_edge.recipes import Recipe, list_recipes
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from onnx import ModelProto
-
-    from resnet_edge.bundle import Bundle
 
 require("onnxruntime")
 from onnxruntime.quantization import calibrate as peer  # noqa: E402
@@ -196,6 +199,20 @@ def test_pitfall_4_batches_of_unequal_size_are_fine(tmp_path: Path, method: str)
     assert ours(values, batch=2).total == values.size
 
 
+@pytest.mark.parametrize("name", ["resnet20", "bottleneck"])
+def test_pitfall_5_only_tensors_to_quantize_leave_the_network(
+    name: str, exported: Callable[[str], Bundle], tmp_path: Path
+) -> None:
+    path = exported(name).artifact(MODEL)
+    model = load_graph(path)
+    planned = set(place(model.graph).engine_points) - {"input"}
+    ours = {o.name for o in module._exposed(model, sorted(planned)).graph.output}
+    assert ours == planned | {"logits"}
+    theirs = peer.create_calibrator(path, augmented_model_path=str(tmp_path / "peer.onnx"))
+    theirs.augment_graph()
+    assert len(theirs.model.graph.output) > 2 * len(ours)
+
+
 def test_pitfall_7_counts_do_not_stop_at_two_to_the_24() -> None:
     torch = require("torch")
     zeros = torch.zeros((1 << 24) + 64)
@@ -221,6 +238,20 @@ def test_pitfall_9_estimators_do_not_change_what_was_counted(first: Method) -> N
     estimate(h, first)
     assert np.array_equal(h.counts, counts)
     assert {m: estimate(h, m) for m in METHODS} == expected
+
+
+@pytest.mark.parametrize("recipe", list_recipes(), ids=lambda recipe: recipe.name)
+def test_pitfall_10_every_recipe_gives_ranges_without_further_arguments(
+    recipe: Recipe, exported: Callable[[str], Bundle], shipped_images: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(Path(shutil.copytree(exported("tiny").path, tmp_path / "bundle")))
+    images = open_images(shipped_images / "calibration")
+    table = calibrate(bundle, images, replace(recipe, images=8)).table
+    assert table.tensors
+    assert all(
+        0 < found.amax <= 1.01 * max(-found.minimum, found.maximum)
+        for found in table.tensors.values()
+    )
 
 
 def test_pitfall_11_the_order_of_the_batches_does_not_matter(tmp_path: Path) -> None:

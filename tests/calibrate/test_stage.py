@@ -278,3 +278,18 @@ def test_the_bake_off_reports_top_1_where_the_images_have_labels(
         (bundle.path / TABLE).unlink()
         trials = calibrate(Bundle.open(bundle.path), source, recipe).table.trials
         assert {trial["top1"] for trial in trials} == {None}
+
+
+def test_labels_of_another_model_are_left_out_of_the_bake_off_and_named(
+    bundle: Bundle, images: IdxImages, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = replace(
+        images,
+        pixels=images.pixels[:40],
+        labels=np.arange(40) % 3,
+        class_names=("cat", "dog", "eel"),
+    )
+    table = calibrate(bundle, few, Recipe("test", "few images", "auto", images=24)).table
+    assert {trial["top1"] for trial in table.trials} == {None}
+    (message,) = [r.getMessage() for r in caplog.records if "top-1" in r.getMessage()]
+    assert "3 class folders, the model has 10 classes" in message

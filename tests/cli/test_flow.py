@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_edge.cli.app import run
+from resnet_edge.data import open_images
 from resnet_edge.resources import CHECKPOINT, find
 from tests.conftest import require
 
@@ -114,9 +115,34 @@ def test_calibrate_and_quantize_say_what_they_made(
     assert code == 0
     assert calibrated["images"] == 512
     assert all(amax > 0 for amax in calibrated["tensors"].values())
-    code, quantized = call(capsys, "quantize", bundle_copy, "--graph", "int8-fp16")
+    code, quantized = call(
+        capsys, "quantize", bundle_copy, "--graph", "int8-fp16", "--recipe", "entropy"
+    )
     assert code == 0
     assert quantized["opset"] >= 19
+
+
+@pytest.mark.parametrize("command", ["calibrate", "quantize"])
+def test_a_flat_folder_with_a_labels_file_gives_the_bake_off_a_top1(
+    capsys: pytest.CaptureFixture[str],
+    bundle_copy: Path,
+    shipped_images: Path,
+    tmp_path: Path,
+    command: str,
+) -> None:
+    source, folder = open_images(shipped_images / "calibration"), tmp_path / "flat"
+    assert source.labels is not None
+    folder.mkdir()
+    rows = [f"{i}.png,{source.labels[i]}" for i in range(40)]
+    for i in range(40):
+        source.load(i).save(folder / f"{i}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    code, _ = call(
+        capsys, command, bundle_copy, "--data", folder, "--labels", tmp_path / "labels.csv"
+    )
+    assert code == 0
+    trials = json.loads((bundle_copy / "calibration.json").read_text())["trials"]
+    assert all(trial["top1"] > 50 for trial in trials)
 
 
 @pytest.mark.parametrize("command", ["recipes", "targets"])
@@ -146,7 +172,13 @@ BAD = [
     (["build", "BUNDLE", "--int8", "--profile", "1,2"], "ConfigError"),
     (["build", "BUNDLE", "--int8", "--profile", "many"], "ConfigError"),
     (["calibrate", "BUNDLE", "--data", "missing"], "DataError"),
+    (["calibrate", "BUNDLE", "--random", "4", "--labels", "x.csv"], "ConfigError"),
     (["quantize", "BUNDLE", "--graph", "int2"], "ConfigError"),
+    (["quantize", "BUNDLE", "--labels", "x.csv"], "ConfigError"),
+    (["quantize", "BUNDLE", "--recipe", "mse"], "ConfigError"),
+    (["quantize", "BUNDLE", "--recipe", "mse", "--max-drop", "1", "--data", "x"], "ConfigError"),
+    (["sensitivity", "BUNDLE", "--data", "x", "--plot", "x.xyz"], "ConfigError"),
+    (["verify", "BUNDLE", "--labels", "x.csv"], "ConfigError"),
     (["inspect", "missing"], "ResnetEdgeError"),
     (["bench", "BUNDLE", "--batch", "0"], "ConfigError"),
 ]

@@ -13,7 +13,7 @@ from resnet_edge.device.dpkg import installed_packages
 from resnet_edge.device.jetpack import RELEASES, release_of
 from resnet_edge.device.jetson import GpuClock, Jetson, PowerMode, best_mode, detect_jetson
 from resnet_edge.device.memory import Memory, read_memory
-from resnet_edge.device.versions import from_integer, parts, within
+from resnet_edge.device.versions import from_integer, parts, to_integer, within
 from tests.device.trees import TREES, write_tree
 
 if TYPE_CHECKING:
@@ -168,12 +168,15 @@ def test_a_range_holds_its_ends_and_their_patches(low: list[int], more: list[int
 
 
 @given(st.integers(4, 30), st.integers(0, 9), st.integers(0, 99), st.integers(0, 99))
-def test_integer_versions_are_written_out(major: int, small: int, minor: int, patch: int) -> None:
+def test_integer_versions_are_written_out_and_back(
+    major: int, small: int, minor: int, patch: int
+) -> None:
     if major < 10:
-        assert from_integer(major * 1000 + small * 100 + patch) == f"{major}.{small}.{patch}"
+        number, version = major * 1000 + small * 100 + patch, f"{major}.{small}.{patch}"
     else:
-        number = major * 10_000 + minor * 100 + patch
-        assert from_integer(number) == f"{major}.{minor}.{patch}"
+        number, version = major * 10_000 + minor * 100 + patch, f"{major}.{minor}.{patch}"
+    assert from_integer(number) == version
+    assert to_integer(version) == to_integer(f"{version}.30-1+cuda12.5") == number
 
 
 def test_versions_end_where_numbers_do() -> None:

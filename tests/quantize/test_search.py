@@ -88,13 +88,15 @@ def test_the_search_keeps_just_the_spoilt_layer(
     assert found.steps[0].kept == 0
 
 
-def test_a_budget_nothing_can_meet_ends_with_everything_in_float(
+def test_a_budget_the_images_cannot_settle_keeps_no_layer(
     model: ModelProto, table: RangesTable, images: Labelled, held_out: HeldOut
 ) -> None:
     ranking = rank_layers(model, table, held_out.inputs, held_out, confirm=1)
     found = search(model, table, ranking, images, Budget(0.01, "agreement"))
     assert not found.met
-    assert len(found.keep_float) == len(ranking)
+    assert found.keep_float == ()
+    assert found.expected_slowdown == 1
+    assert [step.kept for step in found.steps] == [0, len(ranking)]
     assert found.steps[-1].comparison.drop_points == 0
     assert found.steps[-1].comparison.needed_n is not None
 

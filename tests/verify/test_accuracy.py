@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from resnet_edge.build import BuildConfig, build
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle import Bundle, Record
 from resnet_edge.data import FolderImages, IdxImages, open_images
 from resnet_edge.errors import BundleError, DataError, EngineMismatchError
+from resnet_edge.quantize.stage import PLAN, store_plan
 from resnet_edge.reference import EVALUATION, Evaluated
 from resnet_edge.sidecar import sidecar_path
 from resnet_edge.targets import load_target
@@ -113,6 +114,19 @@ def test_images_the_bake_off_chose_on_are_refused_too(bundle: Bundle, shipped_im
     only = IdxImages(source.path, source.pixels[chosen : chosen + 1], None)
     with pytest.raises(DataError, match="used for calibration"):
         verify(bundle, find_candidate(bundle), only)
+
+
+def test_images_that_layers_were_chosen_on_are_left_out(bundle: Bundle, images: IdxImages) -> None:
+    candidate = find_candidate(bundle, precision="fp32", backend="onnxruntime")
+    chosen_on = [images.key(i) for i in range(5)]
+    store_plan(bundle, {"keep_float": [], "chosen_on": chosen_on})
+    assert verify(bundle, candidate, images).n == len(images) - 5
+    calibrated_again = bundle.entry(PLAN)["inputs"] | {"ranges": "of another calibration"}
+    bundle.record(PLAN, Record(stage="quantize", inputs=calibrated_again))
+    assert verify(bundle, candidate, images).n == len(images)
+    store_plan(bundle, {"keep_float": [], "chosen_on": [images.key(i) for i in range(len(images))]})
+    with pytest.raises(DataError, match="chosen on every image"):
+        verify(bundle, candidate, images)
 
 
 def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: IdxImages) -> None:

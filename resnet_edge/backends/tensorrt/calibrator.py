@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.calibrate.table import cache_for
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_edge.backends.config import Calibration, Calibrator
     from resnet_edge.backends.tensorrt.callbacks import Failure
 
-__all__ = ["attach_calibrator", "cache_for"]
+__all__ = ["attach_calibrator"]
 
 
 @contextmanager
@@ -58,17 +59,6 @@ def attach_calibrator(
         calibrator = _make_calibrator(trt, kind, batch, cache, next_batch, failure)
         builder_config.int8_calibrator = calibrator
         yield  # the calibrator stays referenced until the build has ended
-
-
-def cache_for(version: str, cache: bytes) -> bytes:
-    """Return a calibration cache with the first line that this TensorRT version writes.
-
-    A builder may refuse the cache of another version.
-    """
-    major, minor, patch = (int(part) for part in version.split(".")[:3])
-    number = major * (1000 if major < 10 else 10_000) + minor * 100 + patch
-    _, _, entries = cache.partition(b"\n")
-    return f"TRT-{number}-EntropyCalibration2\n".encode() + entries
 
 
 def _make_calibrator(

@@ -82,11 +82,14 @@ class Standin:
 
     # ---- words
 
-    def report(self, result: str) -> int:
+    @property
+    def number(self) -> int:
         thousand = 1000 if self.major < 10 else 10000
-        number = self.major * thousand + self.minor * 100 + self.patch
+        return self.major * thousand + self.minor * 100 + self.patch
+
+    def report(self, result: str) -> int:
         build = " [b36]" if (self.major, self.minor) >= (10, 13) else ""
-        name = f"TensorRT.trtexec [TensorRT v{number}]{build}"
+        name = f"TensorRT.trtexec [TensorRT v{self.number}]{build}"
         print(f"&&&& {result} {name} # {' '.join(self.argv)}", flush=True)
         return 0 if result == "PASSED" else 1
 
@@ -261,7 +264,14 @@ class Standin:
             lines = Path(cache).read_text().splitlines()
             names = {line.rpartition(":")[0] for line in lines[1:]}
             missing = {n.input[0] for n in model.graph.node if n.op_type == "Conv"} - names
-            if not lines[0].endswith("EntropyCalibration2") or missing:
+            if lines[0] != f"TRT-{self.number}-EntropyCalibration2":
+                raise FailedError(
+                    "[TRT] Calibration table does not match calibrator algorithm type.",
+                    "[TRT] 3: [executionContext.cpp::executeV2] Error Code 3: API Usage Error "
+                    '(Parameter check failed, condition: nullPtrAllowed. Tensor "input" is bound '
+                    "to nullptr)",
+                )
+            if missing:
                 raise FailedError(
                     f"[TRT] Missing scale and zero-point for tensor {sorted(missing)}"
                 )

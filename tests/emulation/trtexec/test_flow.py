@@ -151,6 +151,18 @@ def test_the_command_of_another_version_is_printed_and_nothing_is_made(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("version", "number"), [("8.6.1", "8601"), ("10.3", "100300")])
+def test_a_printed_command_with_a_cache_says_which_first_line_its_version_takes(
+    place: Callable[[str], Path], capsys: pytest.CaptureFixture[str], version: str, number: str
+) -> None:
+    place("10.3.0")
+    words = ["build", "bundle", "--int8", "--implicit", "--target", "device.toml"]
+    found = output(capsys, [*words, f"--print-trtexec={version}"])
+    assert "--calib=bundle/calibration.cache" in found["command"]
+    assert f"TRT-{number}-EntropyCalibration2" in found["notes"][0]
+    assert output(capsys, [*words[:3], *words[4:], "--print-trtexec"])["notes"] == []
+
+
 def test_without_trtexec_the_command_is_the_targets(
     place: Callable[[str], Path],
     capsys: pytest.CaptureFixture[str],
