@@ -13,6 +13,7 @@ from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.graph import load_graph, tensor_specs
+from resnet_edge.opset import within_opset
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import base_name, quantize, stored_plan
 from resnet_edge.reference import MODEL
@@ -78,7 +79,8 @@ def build(
     """
     backend = get_backend(target.backend)
     _check(backend, target, config)
-    source = _source(bundle, backend, config)
+    newest = target.opset_max(backend.version())
+    source = within_opset(bundle, _source(bundle, backend, config), newest)
     calibration = implicit_calibration(bundle, config, images) if config.implicit else None
     rest, name = _rest(backend, config), engine_name(backend, target, config)
     record = Record(

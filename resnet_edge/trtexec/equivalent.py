@@ -11,7 +11,8 @@ from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.calibrate.stage import CACHE
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.graph import load_graph, tensor_specs
+from resnet_edge.graph import load_graph, opset_of, tensor_specs
+from resnet_edge.opset import relabelled_name
 from resnet_edge.quantize.stage import base_name, stored_plan
 from resnet_edge.reference import MODEL
 from resnet_edge.request import Request, check_request
@@ -59,18 +60,21 @@ def equivalent_command(
     version, flags = _version(target, version)
     check_request(target, Request.of(config, version))
     check_options(config, flags, version)
+    model = load_graph(bundle.artifact(MODEL))
     graph = graph_for(config, flags)
     name = MODEL if graph == "fp32" else f"model.{graph}.onnx"
+    if config.implicit is not None:
+        name = base_name(bundle)
+    name = relabelled_name(name, opset_of(model), target.opset_max(version))
     files = [name]
-    inputs, _ = tensor_specs(load_graph(bundle.artifact(MODEL)))
     engine = str(bundle.file(engine_name(get_backend("trtexec"), target, config)))
+    inputs, _ = tensor_specs(model)
     request = build_request(str(bundle.file(name)), engine, inputs, target, config)
     if config.implicit is not None:
-        files = [base_name(bundle), CACHE]
+        files.append(CACHE)
         kept = dict.fromkeys(stored_plan(bundle), config.rest)
         request = replace(
             request,
-            onnx=str(bundle.file(files[0])),
             calibration=str(bundle.file(CACHE)),
             layer_precisions=format_layer_precisions(kept),
         )
