@@ -7,7 +7,7 @@ Which options there are is decided by name, from the executable's own help, or f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import BuildError, ConfigError, GraphError
 
@@ -82,6 +82,18 @@ class Run:
     iterations: int = 1
     dla: int | None = None
     version_compatible: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Run:
+        """Return how an engine of these settings is loaded.
+
+        Args:
+            settings: Of its build, as in its sidecar.
+        """
+        return cls(
+            dla=settings.get("dla"),
+            version_compatible=bool(settings.get("version_compatible")),
+        )
 
 
 def build_request(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.registry import get_backend
+from resnet_edge.backends.trtexec import TrtexecBackend
 from resnet_edge.build import engine_name
 from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.calibrate.stage import CACHE
@@ -17,7 +17,7 @@ from resnet_edge.quantize.stage import base_name, stored_plan
 from resnet_edge.reference import MODEL
 from resnet_edge.request import Request, check_request
 from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import build_arguments, build_request, check_options, graph_for
+from resnet_edge.trtexec.command import build_arguments, build_request, graph_for
 from resnet_edge.trtexec.versions import known_flags
 
 if TYPE_CHECKING:
@@ -59,7 +59,12 @@ def equivalent_command(
     """
     version, flags = _version(target, version)
     check_request(target, Request.of(config, version))
-    check_options(config, flags, version)
+    backend = TrtexecBackend()
+    backend.check_for(config, flags, version)
+    if config.builds > 1:
+        raise ConfigError(
+            "--builds compares engines, which no single trtexec command does", hint="leave it out"
+        )
     model = load_graph(bundle.artifact(MODEL))
     graph = graph_for(config, flags)
     name = MODEL if graph == "fp32" else f"model.{graph}.onnx"
@@ -67,7 +72,7 @@ def equivalent_command(
         name = base_name(bundle)
     name = relabelled_name(name, opset_of(model), target.opset_max(version))
     files = [name]
-    engine = str(bundle.file(engine_name(get_backend("trtexec"), target, config)))
+    engine = str(bundle.file(engine_name(backend, target, config)))
     inputs, _ = tensor_specs(model)
     request = build_request(str(bundle.file(name)), engine, inputs, target, config)
     if config.implicit is not None:

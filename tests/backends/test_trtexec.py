@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_layers_that_stay_in_float_are_named_where_the_version_can(
 @pytest.mark.parametrize(
     ("config", "version", "message"),
     [
-        (BuildConfig("fp16", builds=2), "8.5.2", "--builds"),
+        (BuildConfig("fp16", compute_capabilities=("8.6",)), "8.5.2", "--compute-capability"),
         (BuildConfig("fp16", optimization_level=4), "8.5.2", "--builderOptimizationLevel"),
         (BuildConfig("fp16", strongly_typed=True), "8.6.1", "--stronglyTyped"),
         (BuildConfig("int8", implicit="ranges"), "11.4.1", "no implicit quantization"),
@@ -217,6 +218,36 @@ def test_timings_are_kept_by_gpu_and_version(
     use("8.6.1")
     assert header_of(build(bundle, XAVIER, BuildConfig("fp16")))["timings"] == ""
     assert len(list((tmp_path / "cache").rglob("*.bin"))) == 2
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "8.5.2", "11.4.1"])
+def test_the_fastest_of_several_builds_is_kept(
+    bundle: Bundle,
+    use: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    version: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(backend_module, "_gpu", lambda: replace(GPU, compute_capability="7.2"))
+    monkeypatch.setattr(backend_module, "_TIMED", 0.0)
+    monkeypatch.setattr(backend_module, "_WARM_UP", 0.0)
+    use(version, "second-is-fast")
+    result = build(bundle, XAVIER, BuildConfig("int8", profile=(1, 4, 8), builds=3))
+    header = header_of(result)
+    assert Path(header["folder"]).name == "1"
+    assert "--timingCacheFile" not in header["options"]  # or all builds would be equal
+    (note,) = result.sidecar.notes
+    found = re.fullmatch(
+        r"the fastest of 3 builds; GPU ms at batch 4: ([\d.]+), ([\d.]+), ([\d.]+)", note
+    )
+    assert found is not None
+    times = [float(ms) for ms in found.groups()]
+    assert times[1] < 1000 <= min(times[0], times[2])
+    assert layers_path(result.engine).is_file()
+    assert not list(bundle.path.glob(".tmp-*"))
+    with opened(result) as session:
+        assert session.run(images(bundle, 3))["logits"].shape == (3, 10)
 
 
 def test_an_engine_is_only_built_for_the_gpu_that_is_here(
@@ -284,6 +315,15 @@ def test_a_failed_build_is_explained_and_leaves_nothing(
         build(bundle, XAVIER, BuildConfig("fp16"))
     assert "model.onnx" in caught.value.message
     assert hint in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_builds_that_cannot_be_compared_leave_nothing(
+    bundle: Bundle, use: Callable[..., None]
+) -> None:
+    use("8.5.2", "other-version")
+    with pytest.raises(BackendUnavailableError, match="cannot run"):
+        build(bundle, XAVIER, BuildConfig("fp16", builds=2))
 
 
 @pytest.mark.usefixtures("untouched")

@@ -196,6 +196,7 @@ class Standin:
             "options": {a.partition("=")[0]: a.partition("=")[2] for a in self.argv[1:]},
             "calibration": self.read("--calib"),
             "timings": known_timings,
+            "folder": os.getcwd(),
         }
         engine = MAGIC + json.dumps(header).encode() + b"\n" + data
         if self.has("--saveEngine"):
@@ -301,6 +302,10 @@ class Standin:
         feed = self.feed(header, _inputs(onnx.load_model_from_string(model))[0])
         self.log("I", "Starting inference")
         trace, outputs = self.measure(session, feed)
+        if self.fault == "second-is-fast" and Path(header["folder"]).name != "1":
+            for record in trace:  # as if the builder had chosen slower kernels
+                for time_ in ("endComputeMs", "startD2hMs", "endD2hMs"):
+                    record[time_] += 1000
         self.summary(trace)
         names = [o.name for o in session.get_outputs()]
         if file := self.value("--exportTimes"):
