@@ -196,7 +196,7 @@ class Standin:
             "options": {a.partition("=")[0]: a.partition("=")[2] for a in self.argv[1:]},
             "calibration": self.read("--calib"),
             "timings": known_timings,
-            "folder": os.getcwd(),
+            "folder": str(Path.cwd()),
         }
         engine = MAGIC + json.dumps(header).encode() + b"\n" + data
         if self.has("--saveEngine"):
