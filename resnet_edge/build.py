@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import Backend
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
@@ -78,7 +79,7 @@ def build(
         BuildError: The builder refused.
     """
     backend = get_backend(target.backend)
-    _check(backend, target, config)
+    _check(backend, target, config, bundle.model.image_spec)
     newest = target.opset_max(backend.version())
     source = within_opset(bundle, _source(bundle, backend, config), newest)
     calibration = implicit_calibration(bundle, config, images) if config.implicit else None
@@ -139,9 +140,9 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".layers.json")
 
 
-def _check(backend: Backend, target: Target, config: BuildConfig) -> None:
+def _check(backend: Backend, target: Target, config: BuildConfig, spec: ImageSpec) -> None:
     """Refuse what the target, then what the backend cannot do."""
-    check_request(target, Request.of(config, backend.probe().version))
+    check_request(target, Request.of(config, spec, backend.probe().version))
     backend.check(config)
 
 

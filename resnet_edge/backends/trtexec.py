@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from resnet_edge.backends.base import Availability, Backend
 from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.backends.fastest import fastest, random_feed
+from resnet_edge.backends.tensorrt.calibrator import cache_for
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
-from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import (
     BackendUnavailableError,
     BuildError,
-    ConfigError,
     EngineMismatchError,
 )
 from resnet_edge.graph import load_graph, tensor_specs
@@ -32,6 +31,7 @@ from resnet_edge.trtexec.command import (
     build_request,
     check_options,
     graph_for,
+    with_calibration,
 )
 from resnet_edge.trtexec.failures import explain, succeeded, warnings_in
 from resnet_edge.trtexec.process import run_program
@@ -125,7 +125,11 @@ class TrtexecBackend(Backend):
         with tempfile.TemporaryDirectory(dir=source.parent, prefix=".tmp-trtexec-") as name:
             folder = Path(name).resolve()
             if calibration is not None and calibration.cache is not None:
-                request = _with_calibration(request, calibration, trtexec, folder)
+                cache = folder / _CALIBRATION
+                cache.write_bytes(cache_for(trtexec.version, calibration.cache))
+                request = with_calibration(
+                    request, str(cache), calibration.keep_float, trtexec.flags, trtexec.version
+                )
             if timings is not None:
                 (folder / _TIMINGS).write_bytes(timings.read())
                 request = replace(request, timing_cache=str(folder / _TIMINGS))
@@ -183,27 +187,6 @@ def _gpu() -> Gpu | None:
     """Return this machine's GPU; None where the driver cannot be asked, so that trtexec says it."""
     gpus = query_driver().gpus
     return gpus[0] if gpus else None
-
-
-def _with_calibration(
-    request: Build, calibration: Calibration, trtexec: Trtexec, folder: Path
-) -> Build:
-    """Write the cache, and say which layers stay in float.
-
-    trtexec takes a cache that it cannot open for none, and calibrates on random numbers.
-    """
-    if calibration.keep_float and "--layerPrecisions" not in trtexec.flags:
-        raise ConfigError(
-            f"trtexec of TensorRT {trtexec.version} cannot keep single layers in float",
-            hint="quantize without --max-drop and without exceptions, or use --fp16",
-        )
-    (folder / _CALIBRATION).write_bytes(calibration.cache or b"")
-    kept = dict.fromkeys(calibration.keep_float, request.config.rest)
-    return replace(
-        request,
-        calibration=str(folder / _CALIBRATION),
-        layer_precisions=format_layer_precisions(kept),
-    )
 
 
 @dataclass(frozen=True)

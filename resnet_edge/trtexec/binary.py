@@ -12,6 +12,7 @@ from resnet_edge.device.versions import from_integer
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.trtexec.failures import explain
 from resnet_edge.trtexec.process import run_program
+from resnet_edge.trtexec.versions import ALWAYS
 
 __all__ = [
     "PLACES",
@@ -26,10 +27,6 @@ __all__ = [
 # Where JetPack and the Debian packages put it, and where the tar is often unpacked.
 PLACES = ("usr/src/tensorrt/bin/trtexec", "usr/local/tensorrt/bin/trtexec")
 
-_NEEDED = frozenset({
-    "--onnx", "--saveEngine", "--loadEngine", "--loadInputs", "--exportOutput", "--exportTimes",
-    "--shapes", "--minShapes", "--optShapes", "--maxShapes",
-})  # fmt: skip
 _HELP_SECONDS = 120.0  # the first start on a Jetson reads a gigabyte of libraries
 
 
@@ -93,7 +90,7 @@ def _ask(path: Path, _modified: int, _size: int) -> Trtexec:
     if outcome.code != 0 or version is None:
         message, hint = explain(outcome)
         raise BackendUnavailableError(f"{path} does not work: {message}", hint=hint)
-    if missing := sorted(_NEEDED - flags):
+    if missing := sorted(ALWAYS - flags):
         raise BackendUnavailableError(
             f"{path} (TensorRT {version}) lacks {', '.join(missing)}",
             hint="TensorRT 8.2 and newer can be used",

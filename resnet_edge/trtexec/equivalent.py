@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.backends.trtexec import TrtexecBackend
 from resnet_edge.build import engine_name
-from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.calibrate.stage import CACHE
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
@@ -17,7 +16,12 @@ from resnet_edge.quantize.stage import base_name, stored_plan
 from resnet_edge.reference import MODEL
 from resnet_edge.request import Request, check_request
 from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import build_arguments, build_request, graph_for
+from resnet_edge.trtexec.command import (
+    build_arguments,
+    build_request,
+    graph_for,
+    with_calibration,
+)
 from resnet_edge.trtexec.versions import known_flags
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ def equivalent_command(
         ConfigError: The target or this version cannot do it.
     """
     version, flags = _version(target, version)
-    check_request(target, Request.of(config, version))
+    check_request(target, Request.of(config, bundle.model.image_spec, version))
     backend = TrtexecBackend()
     backend.check_for(config, flags, version)
     if config.builds > 1:
@@ -77,11 +81,8 @@ def equivalent_command(
     request = build_request(str(bundle.file(name)), engine, inputs, target, config)
     if config.implicit is not None:
         files.append(CACHE)
-        kept = dict.fromkeys(stored_plan(bundle), config.rest)
-        request = replace(
-            request,
-            calibration=str(bundle.file(CACHE)),
-            layer_precisions=format_layer_precisions(kept),
+        request = with_calibration(
+            request, str(bundle.file(CACHE)), stored_plan(bundle), flags, version
         )
     return Equivalent(
         version,

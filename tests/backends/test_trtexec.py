@@ -27,6 +27,7 @@ from resnet_edge.errors import (
 )
 from resnet_edge.sidecar import read_sidecar
 from resnet_edge.targets import Target
+from resnet_edge.trtexec.equivalent import equivalent_command
 from resnet_edge.trtexec.session import TrtexecSession
 from tests.emulation.trtexec.install import VERSIONS, install
 
@@ -120,9 +121,11 @@ def test_int8_never_goes_without_the_type_of_the_rest(
     assert "--noTF32" in options
 
 
-@pytest.mark.parametrize("version", ["8.2.1", "8.5.2", "10.3.0"])
+@pytest.mark.parametrize(
+    ("version", "number"), [("8.2.1", "8201"), ("8.5.2", "8502"), ("10.3.0", "100300")]
+)
 def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
-    bundle: Bundle, use: Callable[..., None], version: str
+    bundle: Bundle, use: Callable[..., None], version: str, number: str
 ) -> None:
     use(version)
     config = BuildConfig("int8", profile=(4, 4, 4), implicit="ranges", dla=1)
@@ -130,7 +133,7 @@ def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
     header = header_of(result)
     assert header["options"]["--useDLACore"] == "1"
     assert header["options"].keys() >= {"--allowGPUFallback", "--int8", "--fp16"}
-    assert header["calibration"].startswith("TRT-")
+    assert header["calibration"].startswith(f"TRT-{number}-EntropyCalibration2\n")
     table = json.loads(bundle.file("calibration.json").read_text())["tensors"]
     names = {line.rpartition(":")[0] for line in header["calibration"].splitlines()[1:]}
     assert names >= set(table)
@@ -158,6 +161,9 @@ def test_layers_that_stay_in_float_are_named_where_the_version_can(
     use("8.2.1")
     with pytest.raises(ConfigError, match="cannot keep single layers in float"):
         build(bundle, XAVIER, config)
+    with pytest.raises(ConfigError, match="cannot keep single layers in float"):
+        equivalent_command(bundle, XAVIER, config, "8.2")
+    assert "--layerPrecisions=fc:fp16" in equivalent_command(bundle, XAVIER, config, "8.5").words
 
 
 @pytest.mark.parametrize(
@@ -453,6 +459,15 @@ def test_times_have_their_parts_and_no_warm_up(
     assert sum(found.parts["h2d"]) > 0  # copies count, in 11 too
     for row in zip(found.total, *found.parts.values(), strict=True):
         assert row[0] == pytest.approx(sum(row[1:]), rel=1e-3, abs=1e-3)
+
+
+def test_raw_pixels_are_refused_where_tensorrt_has_no_bytes(
+    exported: Callable[[str], Bundle], use: Callable[..., None]
+) -> None:
+    use("8.2.1")
+    with pytest.raises(ConfigError, match=r"TensorRT 8\.2\.1 takes no uint8") as caught:
+        build(exported("uint8"), XAVIER, BuildConfig("fp16"))
+    assert "--input float" in str(caught.value.hint)
 
 
 def test_a_batch_outside_the_profile_is_not_timed(bundle: Bundle, use: Callable[..., None]) -> None:
