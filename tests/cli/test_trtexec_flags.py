@@ -39,6 +39,7 @@ SAME = [
     ["--skipInference"],
     ["--buildOnly"],
     ["--explicitBatch"],
+    ["--explicitPrecision"],
     ["--noTF32"],
 ]
 
@@ -64,7 +65,13 @@ def test_a_dla_core_brings_the_gpu_along_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["--timingCacheFile=t.cache", "--avgTiming=8", "--profilingVerbosity=detailed"]
+    "argument",
+    [
+        "--timingCacheFile=t.cache",
+        "--avgTiming=8",
+        "--profilingVerbosity=detailed",
+        "--nvtxMode=verbose",
+    ],
 )
 def test_what_is_done_otherwise_is_left_out_with_a_note(argument: str) -> None:
     arguments, notes = translate_build(["bundle", argument])
@@ -106,6 +113,8 @@ def test_what_is_done_otherwise_is_left_out_with_a_note(argument: str) -> None:
         (["--useCudaGraph"], "running an engine"),
         (["--layerPrecisions=conv1:fp16"], "when quantizing"),
         (["--device=1"], "whole process"),
+        (["--calib=x", "--optShapesCalib=a:8x3x8x8"], "optimal batch"),
+        (["--timeDeserialize"], "running an engine"),
     ],
 )
 def test_a_contradiction_or_what_cannot_be_done_is_refused(
