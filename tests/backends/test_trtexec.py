@@ -135,8 +135,14 @@ def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
     assert header["options"].keys() >= {"--allowGPUFallback", "--int8", "--fp16"}
     assert header["calibration"].startswith(f"TRT-{number}-EntropyCalibration2\n")
     table = json.loads(bundle.file("calibration.json").read_text())["tensors"]
-    names = {line.rpartition(":")[0] for line in header["calibration"].splitlines()[1:]}
-    assert names >= set(table)
+    entries = header["calibration"].splitlines()[1:]
+    assert {line.rpartition(":")[0] for line in entries} >= set(table)
+    (printed,) = [
+        word.partition("=")[2]
+        for word in equivalent_command(bundle, XAVIER, config).words
+        if word.startswith("--calib=")
+    ]
+    assert Path(printed).read_text().splitlines()[1:] == entries  # a printed command's are the same
     feed = images(bundle, 4)
     with (
         opened(result) as session,
