@@ -154,7 +154,7 @@ def _check_version(target: Target, request: Request) -> None:
             f"TensorRT {version} takes no uint8, which this model takes",
             hint="export it with --input float",
         )
-    if request.implicit and parts(version) >= (11,):
+    if request.implicit and request.dla is None and parts(version) >= (11,):
         raise ConfigError(
             f"TensorRT {version} has no implicit quantization any more",
             hint="leave out --implicit: the graph gets Q/DQ pairs",

@@ -36,8 +36,9 @@ REFUSED = [
     ("jetson-agx-xavier", Request("fp32", profile=ONE, dla=0), "FP16 and INT8", "--fp16"),
     ("jetson-agx-xavier", Request("fp16", dla=0), "fixed batch", "--profile 8"),
     (
-        "jetson-agx-orin-64gb", Request("int8", profile=ONE, dla=0, version="11.4.1"),
-        "implicit", "--fp16 --dla",
+        "jetson-agx-orin-64gb",
+        Request("int8", profile=ONE, dla=0, implicit=True, version="11.4.1"),
+        "INT8 on the DLA", "--fp16 --dla",
     ),
     ("jetson-orin-nano-8gb", Request("int8", version="11.4.1"), "JetPack 5.1.1 to 7.2", "software"),
     ("jetson-agx-orin-32gb", Request("fp16", version="11.3.0"), "11.3.0", "JetPack"),
