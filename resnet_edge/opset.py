@@ -32,7 +32,7 @@ def within_opset(bundle: Bundle, source: str, newest: int | None) -> str:
     name = relabelled_name(source, had, newest)
     if name == source:
         return source
-    record = Record("build", config={"opset": newest}, inputs={"onnx": bundle.sha256(source)})
+    record = Record("relabel", config={"opset": newest}, inputs={"onnx": bundle.sha256(source)})
     if bundle.is_fresh(name, record):
         return name
     try:
@@ -42,7 +42,8 @@ def within_opset(bundle: Bundle, source: str, newest: int | None) -> str:
         raise ConfigError(
             f"{source} has opset {had}, this TensorRT reads {newest} at most: {error.message}",
             hint="if it was exported with --no-simplify, export it without; if it came as ONNX, "
-            f"write that file with opset {newest} and import it again",
+            f"write that file with opset {newest} and import it again; if this TensorRT reads "
+            "more, correct opset_max in the target",
         ) from error
     bundle.record(name, record)
     return name

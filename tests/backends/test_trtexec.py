@@ -122,6 +122,32 @@ def test_int8_never_goes_without_the_type_of_the_rest(
 
 
 @pytest.mark.parametrize(
+    ("config", "graph"),
+    [
+        (BuildConfig("fp32", strongly_typed=True), "model.onnx"),
+        (BuildConfig("fp16", strongly_typed=True), "model.fp16.onnx"),
+        (BuildConfig("int8", strongly_typed=True), "model.int8-fp16.onnx"),
+        (BuildConfig("int8", rest="fp32", strongly_typed=True), "model.int8.onnx"),
+    ],
+)
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.1"])
+def test_a_strongly_typed_engine_takes_every_type_from_its_graph(
+    bundle: Bundle, use: Callable[..., None], config: BuildConfig, graph: str, version: str
+) -> None:
+    use(version)
+    result = build(bundle, XAVIER, config)
+    options = header_of(result)["options"].keys()
+    assert result.sidecar.onnx == graph
+    assert options & {"--fp16", "--int8", "--calib"} == set()
+    assert ("--stronglyTyped" in options) == version.startswith("10")
+    feed = images(bundle, 3)
+    with opened(result) as session, OnnxRuntimeSession(bundle.file(graph), exact=True) as ort:
+        np.testing.assert_allclose(
+            session.run(feed)["logits"], ort.run(feed)["logits"], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
     ("version", "number"), [("8.2.1", "8201"), ("8.5.2", "8502"), ("10.3.0", "100300")]
 )
 def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(

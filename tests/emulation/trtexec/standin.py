@@ -246,7 +246,7 @@ class Standin:
 
     def calibrate(self, model: onnx.ModelProto) -> None:
         quantized = any(n.op_type == "QuantizeLinear" for n in model.graph.node)
-        weak = "--fp16" in self.flags["accepts"]
+        weak = "--fp16" in self.flags["accepts"] and not self.has("--stronglyTyped")
         if quantized and weak and not self.has("--int8"):
             raise FailedError(
                 "[TRT] 4: [network.cpp::validate] Error Code 4: Internal Error (Int8 precision has "

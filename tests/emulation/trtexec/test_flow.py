@@ -202,6 +202,8 @@ def test_an_old_parser_is_given_its_opset_and_the_answers_stay(
     assert verified["executed"] == "engine"
     assert verified["agreement"] > 80
     assert output(capsys, words)["cached"]
+    timed = output(capsys, ["bench", "bundle", "--duration", "0", "--warm-up", "0"])["results"]
+    assert [r["backend"] for r in timed] == ["onnxruntime", "trtexec"]
 
 
 def test_a_command_line_of_trtexec_builds_and_leaves_the_engine_where_it_says(
