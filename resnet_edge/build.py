@@ -13,6 +13,7 @@ from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.graph import load_graph, tensor_specs
+from resnet_edge.opset import within_opset
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import base_name, quantize, stored_plan
 from resnet_edge.reference import MODEL
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import Backend
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
+    from resnet_edge.imaging import ImageSpec
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
@@ -77,8 +79,9 @@ def build(
         BuildError: The builder refused.
     """
     backend = get_backend(target.backend)
-    _check(backend, target, config)
-    source = _source(bundle, backend, config)
+    _check(backend, target, config, bundle.model.image_spec)
+    newest = target.opset_max(backend.version())
+    source = within_opset(bundle, _source(bundle, backend, config), newest)
     calibration = implicit_calibration(bundle, config, images) if config.implicit else None
     rest, name = _rest(backend, config), engine_name(backend, target, config)
     record = Record(
@@ -137,9 +140,9 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".layers.json")
 
 
-def _check(backend: Backend, target: Target, config: BuildConfig) -> None:
+def _check(backend: Backend, target: Target, config: BuildConfig, spec: ImageSpec) -> None:
     """Refuse what the target, then what the backend cannot do."""
-    check_request(target, Request.of(config, backend.probe().version))
+    check_request(target, Request.of(config, spec, backend.probe().version))
     backend.check(config)
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+    from onnx.defs import OpSchema
 
 __all__ = [
     "GraphIndex",
@@ -171,33 +172,51 @@ def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
 
     Pad-18 without an ``axes`` input is Pad-13, Split-18 without ``num_outputs`` is Split-13, a
     reduction of everything takes no axes in any opset; many others only gained types, or
-    attributes that classifiers do not use.
+    attributes that classifiers do not use. Attributes that say nothing are dropped where the other
+    opset has no such; `save_graph` refuses the rest.
 
     Raises:
         GraphError: An operator means something else in the other opset.
     """
     from onnx import defs
 
-    have = opset_of(model)
+    have, index = opset_of(model), GraphIndex(model.graph)
+    idle: list[tuple[NodeProto, AttributeProto]] = []
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             raise GraphError(f"operator {node.domain}::{node.op_type} is not standard ONNX")
         try:
-            changed = (
-                defs.get_schema(node.op_type, have).since_version
-                != defs.get_schema(node.op_type, opset).since_version
-            )
+            old, new = (defs.get_schema(node.op_type, version) for version in (have, opset))
         except defs.SchemaError as error:
             raise GraphError(
                 f"operator {node.op_type} ({node.name}) does not exist in opset {opset}"
             ) from error
-        if changed and not _means_the_same(node, opset):
+        if old.since_version != new.since_version and not _means_the_same(node, opset):
             raise GraphError(
                 f"operator {node.op_type} ({node.name}) differs between opset {have} and {opset}"
             )
+        unknown = [item for item in node.attribute if item.name not in new.attributes]
+        idle += [(node, item) for item in unknown if _says_nothing(node, item, old, index)]
+    for node, item in idle:
+        node.attribute.remove(item)
     del model.opset_import[:]
     model.opset_import.add(domain="", version=opset)
     model.ir_version = ir_version
+
+
+def _says_nothing(
+    node: NodeProto, item: AttributeProto, schema: OpSchema, index: GraphIndex
+) -> bool:
+    """Whether a node means the same without an attribute."""
+    from onnx.helper import get_attribute_value
+
+    if item.name == "allowzero":
+        shape = index.constant(node.input[1]) if len(node.input) == 2 else None
+        return not item.i or (shape is not None and 0 not in shape)
+    known = schema.attributes.get(item.name)
+    if known is None or not known.default_value.name:
+        return False
+    return bool(get_attribute_value(item) == get_attribute_value(known.default_value))
 
 
 _ONLY_NEW_TYPES = frozenset({
@@ -217,6 +236,8 @@ def _means_the_same(node: NodeProto, opset: int) -> bool:
         return len(node.input) == 2
     if node.op_type == "Split":
         return opset >= _SPLIT_SIZES_ARE_AN_INPUT_SINCE and attribute(node, "num_outputs") is None
+    if node.op_type in ("Add", "Sub", "Mul", "Div"):  # before 7 an attribute aligned the shapes
+        return not node.attribute
     if node.op_type.startswith("Reduce"):
         return opset < _AXES_ARE_AN_INPUT_SINCE and len(node.input) == 1
     return node.op_type in _ONLY_NEW_TYPES

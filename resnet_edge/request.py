@@ -10,6 +10,7 @@ from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig
+    from resnet_edge.imaging import ImageSpec
     from resnet_edge.targets import Target
 
 __all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
@@ -29,6 +30,8 @@ class Request:
         profile: Smallest, optimal and largest batch.
         dla: DLA core, None for the GPU.
         implicit: INT8 by TensorRT's own calibration instead of Q/DQ pairs.
+        hardware_compatible: An engine for every GPU from Ampere on.
+        raw_pixels: The network takes uint8.
         version: Of the backend's library, None where it is not known.
     """
 
@@ -37,17 +40,27 @@ class Request:
     profile: tuple[int, int, int] = (1, 8, 32)
     dla: int | None = None
     implicit: bool = False
+    hardware_compatible: bool = False
+    raw_pixels: bool = False
     version: str | None = None
 
     @classmethod
-    def of(cls, config: BuildConfig, version: str | None) -> Request:
-        """Return what a build asks of the target, with this version of the library."""
+    def of(cls, config: BuildConfig, spec: ImageSpec, version: str | None) -> Request:
+        """Return what a build asks of the target, with this version of the library.
+
+        Args:
+            config: The build.
+            spec: What the network takes.
+            version: None where it is not known.
+        """
         return cls(
             config.precision,
             config.rest,
             config.profile,
             dla=config.dla,
             implicit=config.implicit is not None,
+            hardware_compatible=config.hardware_compatible,
+            raw_pixels=spec.input == "uint8",
             version=version,
         )
 
@@ -97,6 +110,12 @@ def _check_precision(target: Target, request: Request) -> None:
             f"{target.name} (compute capability {target.compute_capability}) has no INT8",
             hint="use --fp16, which is what this GPU is fast in",
         )
+    if request.hardware_compatible and capability < (8, 0):
+        raise ConfigError(
+            f"{target.name} (compute capability {target.compute_capability}) is older than Ampere, "
+            "from which on an engine can run on other GPUs",
+            hint="leave out --hardware-compatible",
+        )
 
 
 def _check_rtx(target: Target, request: Request) -> None:
@@ -130,7 +149,12 @@ def _check_version(target: Target, request: Request) -> None:
             hint="use the TensorRT that the device's JetPack brings; if NVIDIA supports this one "
             f"by now: resnet-edge targets copy {target.name} mine, and add it under software",
         )
-    if request.implicit and parts(version) >= (11,):
+    if request.raw_pixels and parts(version) < (8, 5):
+        raise ConfigError(
+            f"TensorRT {version} takes no uint8, which this model takes",
+            hint="export it with --input float",
+        )
+    if request.implicit and request.dla is None and parts(version) >= (11,):
         raise ConfigError(
             f"TensorRT {version} has no implicit quantization any more",
             hint="leave out --implicit: the graph gets Q/DQ pairs",
@@ -157,7 +181,7 @@ def _check_dla(target: Target, request: Request, core: int) -> None:
         asked = f"TensorRT {request.version}" if request.version else "its JetPack"
         raise ConfigError(
             f"{asked} cannot use the DLA of {target.name}",
-            hint="the DLA works with JetPack 5, 6.0, 6.1 and 6.2, and on AGX Orin from JetPack "
+            hint="the DLA works with JetPack 4.6 to 6.2, and on AGX Orin from JetPack "
             "7.2.2 with TensorRT 11.4.1; otherwise leave out --dla",
         )
     if request.precision == "fp32":

@@ -32,13 +32,13 @@ class Software:
 
     Attributes:
         tensorrt: Oldest and newest TensorRT; ``11`` takes in every 11.x.
-        opset_max: Newest ONNX opset that all of them parse.
+        opset_max: Newest ONNX opset that all of them parse; None if not stated.
         jetpack: Oldest and newest JetPack; None where there is none.
         dla: Whether these versions of TensorRT can use the DLA.
     """
 
     tensorrt: tuple[str, str]
-    opset_max: int = 17
+    opset_max: int | None = None
     jetpack: tuple[str, str] | None = None
     dla: bool = False
 
@@ -46,7 +46,7 @@ class Software:
         for name, limits in (("tensorrt", self.tensorrt), ("jetpack", self.jetpack)):
             if limits and not (all(map(parts, limits)) and within(limits[0], "0", limits[1])):
                 raise ConfigError(f"{name} {limits[0]!r} to {limits[1]!r} is no range of versions")
-        if self.opset_max < 13:
+        if self.opset_max is not None and self.opset_max < 13:
             raise ConfigError(f"opset_max {self.opset_max}: Q/DQ per channel needs 13 or newer")
 
 
@@ -144,10 +144,10 @@ class Target:
             return self.workspace_mb << 20
         return None if self.memory_gb is None else min(self.memory_gb * _GIB // 4, 8 * _GIB)
 
-    @property
-    def opset_max(self) -> int | None:
-        """Newest ONNX opset that every release for this device parses; None if not stated."""
-        return min((range_.opset_max for range_ in self.software), default=None)
+    def opset_max(self, tensorrt: str) -> int | None:
+        """Return the newest ONNX opset that a TensorRT for this device parses, None if unknown."""
+        stated = [range_.opset_max for range_ in self.software_of(tensorrt=tensorrt)]
+        return min((opset for opset in stated if opset is not None), default=None)
 
     def software_of(
         self, *, tensorrt: str | None = None, jetpack: str | None = None

@@ -281,11 +281,11 @@ def test_a_good_target_with_everything_loads(elsewhere: Path) -> None:
     assert [s.dla for s in target.software_of(jetpack="7.2.2")] == [False, True]
     assert target.software_of(tensorrt="9.0") == ()
     assert len(target.software_of()) == len(target.software)
-    assert target.opset_max == 17
+    assert target.opset_max("8.5.2") == 17
     assert target.workspace_bytes == 8 << 30
     assert load_target("jetson-nano").workspace_bytes == 512 << 20
     assert load_target("cpu").workspace_bytes is None
-    assert load_target("cpu").opset_max is None
+    assert load_target("cpu").opset_max("1.24") is None
 
 
 @dataclass(frozen=True)

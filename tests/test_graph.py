@@ -190,6 +190,25 @@ def test_an_operator_that_means_something_else_is_refused(body: str, have: int, 
     assert model.SerializeToString() == before
 
 
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ("y = Reshape <allowzero=1> (x, rows)", set()),
+        ("y = Reshape <allowzero=0> (x, zero)", set()),
+        ("y = Reshape <allowzero=1> (x, zero)", {"allowzero"}),  # the 0 is meant literally
+        ("y = Reshape <allowzero=1> (x, shape)", {"allowzero"}),  # nobody knows the shape
+        ("y = Cast <to=1, saturate=1> (x)", {"to"}),
+        ("y = Cast <to=1, saturate=0> (x)", {"to", "saturate"}),
+        ("y = Cast <to=1, unheard=1> (x)", {"to", "unheard"}),
+    ],
+)
+def test_attributes_that_say_nothing_go_and_others_stay(body: str, kept: set[str]) -> None:
+    text = f"g (float[2,8] x, int64[2] shape) => (float[a,b] y) {{ {body} }}"
+    model = onnx_model(text, opset=19, rows=np.array([-1, 8]), zero=np.array([0, 8]))
+    set_opset(model, 13, 7)
+    assert {item.name for item in model.graph.node[0].attribute} == kept
+
+
 def test_a_custom_operator_is_refused(model: ModelProto) -> None:
     model.graph.node[0].domain = "com.example"
     with pytest.raises(GraphError, match=r"com\.example::Relu is not standard"):

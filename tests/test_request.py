@@ -31,13 +31,14 @@ REFUSED = [
     ),
     (
         "jetson-orin-nx-16gb", Request("fp16", profile=ONE, dla=0, version="10.16.2"),
-        "cannot use the DLA", "JetPack 5",
+        "cannot use the DLA", "JetPack 4.6",
     ),
     ("jetson-agx-xavier", Request("fp32", profile=ONE, dla=0), "FP16 and INT8", "--fp16"),
     ("jetson-agx-xavier", Request("fp16", dla=0), "fixed batch", "--profile 8"),
     (
-        "jetson-agx-orin-64gb", Request("int8", profile=ONE, dla=0, version="11.4.1"),
-        "implicit", "--fp16 --dla",
+        "jetson-agx-orin-64gb",
+        Request("int8", profile=ONE, dla=0, implicit=True, version="11.4.1"),
+        "INT8 on the DLA", "--fp16 --dla",
     ),
     ("jetson-orin-nano-8gb", Request("int8", version="11.4.1"), "JetPack 5.1.1 to 7.2", "software"),
     ("jetson-agx-orin-32gb", Request("fp16", version="11.3.0"), "11.3.0", "JetPack"),
@@ -51,11 +52,23 @@ REFUSED = [
     ("cpu", Request("int8", implicit=True), "implicit", "Jetson"),
     ("t4", Request("fp16", implicit=True), "INT8", "--int8"),
     ("cpu", Request("fp16"), "FP16", "--int8"),
+    ("jetson-nano", Request("fp16", raw_pixels=True, version="8.2.1"), "uint8", "--input float"),
+    (
+        "jetson-xavier-nx", Request("int8", raw_pixels=True, version="8.4.1"),
+        "uint8", "--input float",
+    ),
+    ("t4", Request("fp16", hardware_compatible=True), "Ampere", "--hardware-compatible"),
+    (
+        "jetson-agx-xavier", Request("int8", hardware_compatible=True, version="8.5.2"),
+        "7.2", "--hardware-compatible",
+    ),
 ]  # fmt: skip
 
 ALLOWED = [
     ("jetson-nano", Request("fp16", version="8.2.1.8")),
     ("jetson-xavier-nx", Request("int8", version="8.5.2")),
+    ("jetson-xavier-nx", Request("int8", raw_pixels=True, version="8.5.2")),
+    ("a10", Request("fp16", hardware_compatible=True, version="8.6.1")),
     ("jetson-agx-xavier", Request("int8", profile=ONE, dla=1, version="8.5.2")),
     ("jetson-agx-orin-64gb", Request("int8", profile=ONE, dla=1, version="10.3.0.30")),
     ("jetson-agx-orin-64gb", Request("int8", profile=ONE, dla=0, version="10.7.0")),

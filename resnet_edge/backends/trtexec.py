@@ -6,32 +6,41 @@ import logging
 import platform
 import shlex
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from resnet_edge.backends.base import Availability, Backend
 from resnet_edge.backends.config import EngineArtifact
+from resnet_edge.backends.fastest import fastest, random_feed
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
-from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.calibrate.table import cache_for
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import (
     BackendUnavailableError,
     BuildError,
-    ConfigError,
     EngineMismatchError,
 )
 from resnet_edge.graph import load_graph, tensor_specs
 from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import build_arguments, build_request, check_options, graph_for
+from resnet_edge.trtexec.command import (
+    Run,
+    build_arguments,
+    build_request,
+    check_options,
+    graph_for,
+    with_calibration,
+)
 from resnet_edge.trtexec.failures import explain, succeeded, warnings_in
 from resnet_edge.trtexec.process import run_program
 from resnet_edge.trtexec.session import TrtexecSession
 
 if TYPE_CHECKING:
-    from resnet_edge.backends.base import Session
+    from collections.abc import Collection
+
+    from resnet_edge.backends.base import Session, TensorSpec
     from resnet_edge.backends.config import BuildConfig, Calibration
     from resnet_edge.device.driver import Gpu
     from resnet_edge.progress import Progress
@@ -48,6 +57,7 @@ log = logging.getLogger(__name__)
 _BUILD_SECONDS = 4 * 3600.0  # a small board times every kernel of a large network for an hour
 _CALIBRATION, _TIMINGS = "calibration.cache", "timing.cache"
 _ENGINE, _LAYERS = "model.engine", "layers.json"
+_WARM_UP, _TIMED, _CALLS = 0.5, 1.0, 50  # seconds, seconds at least, calls at least
 
 
 class TrtexecBackend(Backend):
@@ -55,7 +65,7 @@ class TrtexecBackend(Backend):
 
     name = "trtexec"
     options = frozenset({
-        "strongly_typed", "implicit", "dla", "workspace", "optimization_level",
+        "strongly_typed", "implicit", "dla", "workspace", "optimization_level", "builds",
         "version_compatible", "hardware_compatible", "sparsity", "timing_cache",
     })  # fmt: skip
 
@@ -73,9 +83,17 @@ class TrtexecBackend(Backend):
 
     def check(self, config: BuildConfig) -> None:
         """Refuse what this version of trtexec has no option for."""
-        super().check(config)
         found = find_trtexec()
-        check_options(config, found.flags, found.version)
+        self.check_for(config, found.flags, found.version)
+
+    def check_for(self, config: BuildConfig, flags: Collection[str], version: str) -> None:
+        """Refuse what some version of trtexec has no option for, installed or not.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        super().check(config)
+        check_options(config, flags, version)
 
     def graph(self, config: BuildConfig) -> Graph:
         """Return the graph this version builds from.
@@ -94,31 +112,46 @@ class TrtexecBackend(Backend):
         calibration: Calibration | None = None,
         progress: Progress,
     ) -> EngineArtifact:
-        """Build beside the graph, and hand the file over when it is whole."""
+        """Build beside the graph, as often as asked for, and hand over the fastest, whole."""
         trtexec, gpu = find_trtexec(), _gpu()
         if gpu is not None:
             check_device(target, config, gpu)
-        timings = TimingCache(trtexec.version, gpu) if gpu and config.timing_cache else None
-        inputs, _ = tensor_specs(load_graph(source))
+        keep_timings = config.timing_cache and config.builds == 1  # or all builds would be equal
+        timings = TimingCache(trtexec.version, gpu) if gpu and keep_timings else None
+        inputs, outputs = tensor_specs(load_graph(source))
         request = replace(
             build_request(str(source.resolve()), _ENGINE, inputs, target, config), layers=_LAYERS
         )
         with tempfile.TemporaryDirectory(dir=source.parent, prefix=".tmp-trtexec-") as name:
             folder = Path(name).resolve()
             if calibration is not None and calibration.cache is not None:
-                request = _with_calibration(request, calibration, trtexec, folder)
+                cache = folder / _CALIBRATION
+                cache.write_bytes(cache_for(trtexec.version, calibration.cache))
+                request = with_calibration(
+                    request, str(cache), calibration.keep_float, trtexec.flags, trtexec.version
+                )
             if timings is not None:
                 (folder / _TIMINGS).write_bytes(timings.read())
-                request = replace(request, timing_cache=_TIMINGS)
-            with progress.task(f"build {target.name} {config.precision}", total=1) as task:
-                warnings = _build(trtexec, request, folder)
-                task.advance()
+                request = replace(request, timing_cache=str(folder / _TIMINGS))
+            builds = []
+            with progress.task(
+                f"build {target.name} {config.precision}", total=config.builds
+            ) as task:
+                for number in range(config.builds):
+                    builds.append(_build(trtexec, request, folder / str(number)))
+                    task.advance()
             if timings is not None and (folder / _TIMINGS).is_file():
                 timings.write((folder / _TIMINGS).read_bytes())
-            layers = folder / _LAYERS
+            kept, notes = fastest(
+                builds,
+                lambda built: _gpu_ms(trtexec, built.folder / _ENGINE, inputs, outputs, config),
+                config.profile[1],
+            )
+            layers = kept.folder / _LAYERS
             return EngineArtifact(
-                data=(folder / _ENGINE).read_bytes(),
-                warnings=warnings,
+                data=(kept.folder / _ENGINE).read_bytes(),
+                warnings=kept.warnings,
+                notes=notes,
                 compute_capabilities=((gpu or target).compute_capability,),
                 device=gpu.name if gpu else "",
                 layers=layers.read_text("utf-8", "replace") if layers.is_file() else None,
@@ -140,7 +173,14 @@ class TrtexecBackend(Backend):
         trtexec = find_trtexec()
         if obstacle := self.obstacle(sidecar):
             raise EngineMismatchError(f"{engine} cannot run here: {obstacle}", hint="build it here")
-        return TrtexecSession(trtexec, engine, sidecar)
+        return TrtexecSession(
+            trtexec,
+            engine,
+            inputs=sidecar.inputs,
+            outputs=sidecar.outputs,
+            profile=sidecar.profile,
+            defaults=Run.of(sidecar.settings),
+        )
 
 
 def _gpu() -> Gpu | None:
@@ -149,34 +189,21 @@ def _gpu() -> Gpu | None:
     return gpus[0] if gpus else None
 
 
-def _with_calibration(
-    request: Build, calibration: Calibration, trtexec: Trtexec, folder: Path
-) -> Build:
-    """Write the cache, and say which layers stay in float.
+@dataclass(frozen=True)
+class _Built:
+    """A folder with an engine, and what trtexec warned about."""
 
-    trtexec takes a cache that it cannot open for none, and calibrates on random numbers.
-    """
-    if calibration.keep_float and "--layerPrecisions" not in trtexec.flags:
-        raise ConfigError(
-            f"trtexec of TensorRT {trtexec.version} cannot keep single layers in float",
-            hint="quantize without --max-drop and without exceptions, or use --fp16",
-        )
-    cache = cache_for(trtexec.version, calibration.cache or b"")
-    (folder / _CALIBRATION).write_bytes(cache)
-    kept = dict.fromkeys(calibration.keep_float, request.config.rest)
-    return replace(
-        request,
-        calibration=str(folder / _CALIBRATION),
-        layer_precisions=format_layer_precisions(kept),
-    )
+    folder: Path
+    warnings: tuple[str, ...]
 
 
-def _build(trtexec: Trtexec, request: Build, folder: Path) -> tuple[str, ...]:
-    """Run the build in a folder, and return the warnings.
+def _build(trtexec: Trtexec, request: Build, folder: Path) -> _Built:
+    """Run one build in a new folder.
 
     Raises:
         BuildError: It failed, or left no engine.
     """
+    folder.mkdir()
     arguments = build_arguments(request, trtexec.flags)
     log.debug("%s", shlex.join([str(trtexec.path), *arguments]))
     outcome = run_program(trtexec.path, arguments, folder=folder, seconds=_BUILD_SECONDS)
@@ -192,4 +219,21 @@ def _build(trtexec: Trtexec, request: Build, folder: Path) -> tuple[str, ...]:
             f"trtexec {trtexec.version} reported success but wrote no engine for {request.onnx}",
             hint="is the disk full?",
         )
-    return warnings_in(outcome.text)
+    return _Built(folder, warnings_in(outcome.text))
+
+
+def _gpu_ms(
+    trtexec: Trtexec,
+    engine: Path,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    config: BuildConfig,
+) -> float:
+    """Return the median time on the GPU of a call with the optimal batch."""
+    defaults = Run.of(config.settings)
+    with TrtexecSession(
+        trtexec, engine, inputs=inputs, outputs=outputs, profile=config.profile, defaults=defaults
+    ) as session:
+        feed = random_feed(inputs, config.profile[1])
+        times = session.measure(feed, warm_up=_WARM_UP, seconds=_TIMED, count=_CALLS)
+    return median(times.parts["compute"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.artifacts import sha256_file
 from resnet_edge.bundle import Record
+from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
 from resnet_edge.calibrate.stage import CACHE, TABLE, CalibrationResult
 from resnet_edge.calibrate.table import RangesTable, TensorRange, read_cache, write_cache
@@ -92,7 +93,7 @@ def adopt(bundle: Bundle, file: Path, kind: Literal["cache", "qdq"]) -> Calibrat
         skipped=0,
     )
     table.save(bundle.file(TABLE))
-    write_cache(table, bundle.file(CACHE))
+    write_cache(fill_ranges(graph, table.amax), bundle.file(CACHE))
     bundle.record(CACHE, record)
     bundle.record(TABLE, record)
     if keep_float:

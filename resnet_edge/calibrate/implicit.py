@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.artifacts import sha256_json
 from resnet_edge.backends.config import Calibration
 from resnet_edge.batches import Feeds
+from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.table import encode_cache
 from resnet_edge.errors import ConfigError, DataError
-from resnet_edge.graph import GraphIndex
-from resnet_edge.quantize.placement import commutes
 from resnet_edge.quantize.stage import base_model, load_table, stored_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
-    from onnx import GraphProto
 
     from resnet_edge.arrays import NetworkInputs
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
 
-__all__ = ["calibration_sha256", "fill_ranges", "implicit_calibration"]
+__all__ = ["calibration_sha256", "implicit_calibration"]
 
 
 def implicit_calibration(
@@ -44,8 +42,7 @@ def implicit_calibration(
     keep_float = stored_plan(bundle)
     if config.implicit == "ranges":
         table = load_table(bundle)
-        ranges = {name: found.amax for name, found in table.tensors.items()}
-        cache = encode_cache(fill_ranges(base_model(bundle).graph, ranges))
+        cache = encode_cache(fill_ranges(base_model(bundle).graph, table.amax))
         return Calibration(cache=cache, keep_float=keep_float)
     if images is None:
         raise ConfigError(
@@ -79,25 +76,3 @@ def calibration_sha256(calibration: Calibration, images: ImageSource | NetworkIn
     )
     cache = (calibration.cache or b"").decode()
     return sha256_json([cache, keys, list(calibration.keep_float)])
-
-
-def fill_ranges(graph: GraphProto, ranges: Mapping[str, float]) -> dict[str, float]:
-    """Add ranges that follow from others, so that TensorRT finds one wherever it looks.
-
-    What an operator that commutes with quantization gives has the range of what it takes. What
-    only a ReLU reads gets the range of the ReLU's output: the part below zero, which that range
-    may clip, is lost in the ReLU anyway.
-
-    Args:
-        graph: The float network.
-        ranges: ``amax`` by tensor name.
-    """
-    filled, index = dict(ranges), GraphIndex(graph)
-    for node in graph.node:
-        if commutes(node) and node.input[0] in filled:
-            filled.setdefault(node.output[0], filled[node.input[0]])
-    for node in reversed(graph.node):
-        absorbs = node.op_type == "Relu" and index.only_consumer(node.input[0]) is not None
-        if absorbs and node.output[0] in filled:
-            filled.setdefault(node.input[0], filled[node.output[0]])
-    return filled

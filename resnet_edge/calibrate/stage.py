@@ -11,6 +11,7 @@ from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
+from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.sqnr import with_sqnr
 from resnet_edge.calibrate.table import RangesTable, write_cache
 from resnet_edge.data import resolve_labels
@@ -113,7 +114,7 @@ def calibrate(
         trials=tuple(trial.to_json() for trial in found.trials),
     )
     table.save(bundle.file(TABLE))
-    write_cache(table, bundle.file(CACHE))
+    write_cache(fill_ranges(found.model.graph, table.amax), bundle.file(CACHE))
     bundle.record(CACHE, record)
     bundle.record(TABLE, record)
     partial.path.unlink(missing_ok=True)

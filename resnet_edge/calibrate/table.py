@@ -93,6 +93,11 @@ class RangesTable:
     trials: tuple[Mapping[str, Any], ...] = ()
 
     @property
+    def amax(self) -> dict[str, float]:
+        """The largest magnitude of each tensor."""
+        return {name: found.amax for name, found in self.tensors.items()}
+
+    @property
     def used(self) -> frozenset[str]:
         """Every image the ranges depend on: calibrated on, or chosen on."""
         return frozenset((*self.images, *self.chosen_on))
@@ -169,9 +174,9 @@ class RangesTable:
         return table
 
 
-def write_cache(table: RangesTable, path: Path) -> None:
-    """Write a TensorRT calibration cache of a table's tensors."""
-    write_bytes(path, encode_cache({name: found.amax for name, found in table.tensors.items()}))
+def write_cache(ranges: Mapping[str, float], path: Path) -> None:
+    """Write a TensorRT calibration cache; see `encode_cache`."""
+    write_bytes(path, encode_cache(ranges))
 
 
 def encode_cache(ranges: Mapping[str, float]) -> bytes:

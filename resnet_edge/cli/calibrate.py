@@ -91,7 +91,7 @@ def calibrate(
             "images": len(result.table.images),
             "random": result.table.random,
             "skipped": result.table.skipped,
-            "tensors": {name: r.amax for name, r in result.table.tensors.items()},
+            "tensors": result.table.amax,
             "trials": [dict(trial) for trial in result.table.trials],
             "warnings": list(result.table.suspicions),
             "cached": result.cached,

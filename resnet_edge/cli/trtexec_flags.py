@@ -34,12 +34,14 @@ _SWITCHES: dict[str, tuple[str, ...]] = {
     "--noBuilderCache": ("--no-timing-cache",),
     "--verbose": ("--debug",),
     "--explicitBatch": (),  # every batch is explicit
+    "--explicitPrecision": (),  # Q/DQ pairs always decide
     "--buildOnly": (),  # build does nothing else
     "--skipInference": (),
     "--noTF32": (),  # FP32 always means FP32
 }
 _NOTED = {
     "--timingCacheFile": "kernel timings are kept in the user's cache, by TensorRT version and GPU",
+    "--nvtxMode": "layers are always described in detail, in a file beside the engine",
     "--profilingVerbosity": "layers are always described in detail, in a file beside the engine",
     "--dumpLayerInfo": "layers are always described in detail, in a file beside the engine",
     "--exportLayerInfo": "layers are always described in detail, in a file beside the engine",
@@ -49,12 +51,18 @@ _NOTED = {
 _RUNNING = frozenset({
     "--avgRuns", "--dumpOutput", "--dumpProfile", "--duration", "--exportOutput",
     "--exportProfile", "--exportTimes", "--exposeDMA", "--idleTime", "--includeDataTransfers",
-    "--infStreams", "--iterations", "--loadInputs", "--noCudaGraph", "--noDataTransfers",
-    "--noSpinWait", "--percentile", "--separateProfileRun", "--sleepTime", "--streams", "--threads",
+    "--infStreams", "--iterations", "--loadInputs", "--loadRefOutputs", "--noCudaGraph",
+    "--noDataTransfers", "--noSpinWait", "--percentile", "--persistentCacheRatio",
+    "--separateProfileRun", "--sleepTime", "--streams", "--threads", "--timeDeserialize",
     "--useCudaGraph", "--useManagedMemory", "--useSpinWait", "--warmUp",
 })  # fmt: skip
 _OTHER_TYPES = frozenset({"--bf16", "--fp8", "--int4"})
+_SHAPES_CALIB = ("--minShapesCalib", "--optShapesCalib", "--maxShapesCalib")
 _REFUSED = {
+    **dict.fromkeys(
+        _SHAPES_CALIB,
+        ("images are calibrated on at the optimal batch of the profile", "leave it out"),
+    ),
     "--loadEngine": (
         "build makes engines, it does not load them",
         "use resnet-edge verify or resnet-edge bench",

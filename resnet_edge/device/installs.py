@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_edge.device.dpkg import installed_packages
-from resnet_edge.device.versions import from_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
     "Bindings",
-    "Trtexec",
     "cuda_runtimes",
     "find_bindings",
     "find_nvcc",
-    "find_trtexec",
     "tensorrt_packages",
 ]
 
-_TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "usr/local/tensorrt/bin/trtexec")
 _SYSTEM_PATHS = (
     "usr/lib/python3*/dist-packages/tensorrt",
     "usr/local/lib/python3*/dist-packages/tensorrt",
@@ -48,19 +42,6 @@ class Bindings:
     folder: str
     python: str | None
     visible: bool
-
-
-@dataclass(frozen=True)
-class Trtexec:
-    """NVIDIA's command-line builder.
-
-    Attributes:
-        path: The program.
-        version: Of its TensorRT; None where it does not say.
-    """
-
-    path: str
-    version: str | None
 
 
 def find_bindings(
@@ -88,27 +69,6 @@ def _compiled_for(folder: Path) -> str | None:
         if tag:
             return f"3.{tag.group(1)}"
     return None
-
-
-def find_trtexec(root: Path = Path("/")) -> Trtexec | None:
-    """Return the ``trtexec`` on PATH, else the one that NVIDIA's packages install."""
-    on_path = [shutil.which("trtexec")] if root == Path("/") else []
-    for path in (*on_path, *(str(root / place) for place in _TRTEXEC)):
-        if path and os.access(path, os.X_OK):
-            return Trtexec(path, _trtexec_version(path))
-    return None
-
-
-def _trtexec_version(path: str) -> str | None:
-    """Read the version out of the banner, ``[TensorRT v100300]``; some print it in help only."""
-    try:
-        run = subprocess.run(
-            [path, "--help"], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    banner = re.search(r"TensorRT v(\d{4,6})\b", run.stdout + run.stderr)
-    return from_integer(int(banner.group(1))) if banner else None
 
 
 def find_nvcc(root: Path = Path("/")) -> str | None:

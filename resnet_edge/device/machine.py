@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from resnet_edge.device.driver import Driver, Runtime, query_driver, query_runtime
 from resnet_edge.device.installs import (
     Bindings,
-    Trtexec,
     cuda_runtimes,
     find_bindings,
     find_nvcc,
-    find_trtexec,
     tensorrt_packages,
 )
 from resnet_edge.device.jetson import Jetson, detect_jetson
 from resnet_edge.device.memory import Memory, read_memory
 from resnet_edge.device.packages import Package, probe_packages
+from resnet_edge.errors import BackendUnavailableError
+from resnet_edge.trtexec.binary import Trtexec, ask_trtexec, locate_trtexec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Machine:
         packages: Python packages by name.
         bindings: TensorRT's Python packages, visible or not.
         debian: Versions of TensorRT's Debian packages.
-        trtexec: None where there is none.
+        trtexec: None where there is none; why it cannot be used, where it does not work.
         nvcc: CUDA's compiler, None where there is none.
     """
 
@@ -60,7 +60,7 @@ class Machine:
     packages: Mapping[str, Package] = field(default_factory=dict)
     bindings: tuple[Bindings, ...] = ()
     debian: Mapping[str, str] = field(default_factory=dict)
-    trtexec: Trtexec | None = None
+    trtexec: Trtexec | BackendUnavailableError | None = None
     nvcc: str | None = None
 
     def usable(self, package: str) -> Package | None:
@@ -87,6 +87,14 @@ def describe(root: Path = Path("/")) -> Machine:
         packages=probe_packages(),
         bindings=find_bindings(root),
         debian=tensorrt_packages(root),
-        trtexec=find_trtexec(root),
+        trtexec=_trtexec(root),
         nvcc=find_nvcc(root),
     )
+
+
+def _trtexec(root: Path) -> Trtexec | BackendUnavailableError | None:
+    path = locate_trtexec(root)
+    try:
+        return None if path is None else ask_trtexec(path)
+    except BackendUnavailableError as error:
+        return error

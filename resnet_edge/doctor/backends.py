@@ -9,6 +9,7 @@ from resnet_edge.device.jetpack import RELEASES
 from resnet_edge.device.versions import parts, within
 from resnet_edge.doctor.board import check_driver
 from resnet_edge.doctor.checks import Check, fail, not_applicable, ok, warn
+from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.request import RTX_CAPABILITIES
 
 if TYPE_CHECKING:
@@ -180,9 +181,9 @@ def check_trtexec(machine: Machine) -> list[Check]:
             return [fail("program", "not found", "sudo apt install libnvinfer-bin")]
         return [fail("program", "not found", "install NVIDIA's TensorRT tar or Debian package "
                      "(the wheels have none), and put its bin folder on PATH")]  # fmt: skip
-    version = program.version or machine.debian.get("libnvinfer-bin", "").partition("-")[0]
-    return [ok("program", f"{program.path}, TensorRT {version or 'of unknown version'}"),
-            _needs_gpu(machine)]  # fmt: skip
+    if isinstance(program, BackendUnavailableError):
+        return [fail("program", program.message, program.hint or "install it again")]
+    return [ok("program", f"{program.path}, TensorRT {program.version}"), _needs_gpu(machine)]
 
 
 def check_device_memory(machine: Machine) -> Check:

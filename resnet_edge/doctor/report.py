@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.doctor.backends import BACKENDS
 from resnet_edge.doctor.board import check_board
+from resnet_edge.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from resnet_edge.device.machine import Machine
     from resnet_edge.doctor.checks import Check
     from resnet_edge.targets import Target
+    from resnet_edge.trtexec.binary import Trtexec
 
 __all__ = ["Report", "examine"]
 
@@ -39,13 +41,21 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the stable keys of ``doctor --json``."""
         return {
-            "machine": asdict(self.machine),
+            "machine": {**asdict(self.machine), "trtexec": _trtexec(self.machine.trtexec)},
             "board": [asdict(check) for check in self.board],
             "backends": {
                 name: {"usable": self.usable(name), "checks": [asdict(c) for c in checks]}
                 for name, checks in self.backends.items()
             },
         }
+
+
+def _trtexec(found: Trtexec | BackendUnavailableError | None) -> dict[str, str] | None:
+    if found is None:
+        return None
+    if isinstance(found, BackendUnavailableError):
+        return {"error": found.message}
+    return {"path": str(found.path), "version": found.version}
 
 
 def examine(machine: Machine, targets: Sequence[Target]) -> Report:

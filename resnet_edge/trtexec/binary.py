@@ -12,15 +12,21 @@ from resnet_edge.device.versions import from_integer
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.trtexec.failures import explain
 from resnet_edge.trtexec.process import run_program
+from resnet_edge.trtexec.versions import ALWAYS
 
-__all__ = ["PLACES", "Trtexec", "find_trtexec", "parse_help", "parse_version"]
+__all__ = [
+    "PLACES",
+    "Trtexec",
+    "ask_trtexec",
+    "find_trtexec",
+    "locate_trtexec",
+    "parse_help",
+    "parse_version",
+]
 
-PLACES = (Path("/usr/src/tensorrt/bin/trtexec"),)  # JetPack and the Debian packages
+# Where JetPack and the Debian packages put it, and where the tar is often unpacked.
+PLACES = ("usr/src/tensorrt/bin/trtexec", "usr/local/tensorrt/bin/trtexec")
 
-_NEEDED = frozenset({
-    "--onnx", "--saveEngine", "--loadEngine", "--loadInputs", "--exportOutput", "--exportTimes",
-    "--shapes", "--minShapes", "--optShapes", "--maxShapes",
-})  # fmt: skip
 _HELP_SECONDS = 120.0  # the first start on a Jetson reads a gigabyte of libraries
 
 
@@ -40,19 +46,39 @@ class Trtexec:
 
 
 def find_trtexec() -> Trtexec:
-    """Return the executable on PATH, or the one where JetPack puts it.
+    """Return the executable on PATH, or the one where NVIDIA's packages put it.
 
     Raises:
         BackendUnavailableError: There is none, or it does not work.
     """
-    found = shutil.which("trtexec")
-    path = Path(found) if found else next((p for p in PLACES if p.is_file()), None)
+    path = locate_trtexec()
     if path is None:
         raise BackendUnavailableError(
-            f"trtexec is not on PATH and not at {PLACES[0]}",
+            f"trtexec is not on PATH and not at /{PLACES[0]}",
             hint="install JetPack's or NVIDIA's TensorRT packages (the wheels have no trtexec), "
             "or add its folder to PATH",
         )
+    return ask_trtexec(path)
+
+
+def locate_trtexec(root: Path = Path("/")) -> Path | None:
+    """Return where it is, whether or not it works.
+
+    Args:
+        root: Where NVIDIA's packages are; PATH counts only for this machine's own.
+    """
+    on_path = shutil.which("trtexec") if root == Path("/") else None
+    if on_path is not None:
+        return Path(on_path)
+    return next((root / place for place in PLACES if (root / place).is_file()), None)
+
+
+def ask_trtexec(path: Path) -> Trtexec:
+    """Ask an executable for its version and options; once, until the file changes.
+
+    Raises:
+        BackendUnavailableError: It does not work, or is too old.
+    """
     status = path.stat()
     return _ask(path, status.st_mtime_ns, status.st_size)
 
@@ -64,7 +90,7 @@ def _ask(path: Path, _modified: int, _size: int) -> Trtexec:
     if outcome.code != 0 or version is None:
         message, hint = explain(outcome)
         raise BackendUnavailableError(f"{path} does not work: {message}", hint=hint)
-    if missing := sorted(_NEEDED - flags):
+    if missing := sorted(ALWAYS - flags):
         raise BackendUnavailableError(
             f"{path} (TensorRT {version}) lacks {', '.join(missing)}",
             hint="TensorRT 8.2 and newer can be used",

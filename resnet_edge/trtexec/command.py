@@ -6,9 +6,10 @@ Which options there are is decided by name, from the executable's own help, or f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.errors import BuildError, ConfigError, GraphError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "check_options",
     "graph_for",
     "run_arguments",
+    "with_calibration",
 ]
 
 _WORKSPACE_MIB = 1024  # where trtexec's own default is useless: 8.2 takes 16 MiB
@@ -82,6 +84,18 @@ class Run:
     iterations: int = 1
     dla: int | None = None
     version_compatible: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Run:
+        """Return how an engine of these settings is loaded.
+
+        Args:
+            settings: Of its build, as in its sidecar.
+        """
+        return cls(
+            dla=settings.get("dla"),
+            version_compatible=bool(settings.get("version_compatible")),
+        )
 
 
 def build_request(
@@ -143,6 +157,34 @@ def check_options(config: BuildConfig, flags: Collection[str], version: str) -> 
             hint="use --calibrator ranges: the bundle's own, found on images",
         )
     config.check_dla()
+
+
+def with_calibration(
+    build: Build, cache: str, keep_float: Sequence[str], flags: Collection[str], version: str
+) -> Build:
+    """Return a build that takes its ranges from a calibration cache.
+
+    Args:
+        build: With implicit INT8.
+        cache: Path of the cache, which must be there: trtexec takes one that it cannot open for
+            none, and calibrates on random numbers.
+        keep_float: Layers that are not quantized.
+        flags: That the executable has.
+        version: Of TensorRT.
+
+    Raises:
+        ConfigError: This version cannot keep single layers in float.
+    """
+    if keep_float and "--layerPrecisions" not in flags:
+        raise ConfigError(
+            f"trtexec of TensorRT {version} cannot keep single layers in float",
+            hint="quantize without --max-drop and without exceptions, or use --fp16",
+        )
+    return replace(
+        build,
+        calibration=cache,
+        layer_precisions=format_layer_precisions(dict.fromkeys(keep_float, build.config.rest)),
+    )
 
 
 def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:

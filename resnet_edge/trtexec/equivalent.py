@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.registry import get_backend
+from resnet_edge.backends.trtexec import TrtexecBackend
 from resnet_edge.build import engine_name
-from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.calibrate.stage import CACHE
 from resnet_edge.calibrate.table import cache_header
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.graph import load_graph, tensor_specs
+from resnet_edge.graph import load_graph, opset_of, tensor_specs
+from resnet_edge.opset import relabelled_name
 from resnet_edge.quantize.stage import base_name, stored_plan
 from resnet_edge.reference import MODEL
 from resnet_edge.request import Request, check_request
 from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import build_arguments, build_request, check_options, graph_for
+from resnet_edge.trtexec.command import (
+    build_arguments,
+    build_request,
+    graph_for,
+    with_calibration,
+)
 from resnet_edge.trtexec.versions import known_flags
 
 if TYPE_CHECKING:
@@ -60,27 +65,32 @@ def equivalent_command(
         ConfigError: The target or this version cannot do it.
     """
     version, flags = _version(target, version)
-    check_request(target, Request.of(config, version))
-    check_options(config, flags, version)
+    check_request(target, Request.of(config, bundle.model.image_spec, version))
+    backend = TrtexecBackend()
+    backend.check_for(config, flags, version)
+    if config.builds > 1:
+        raise ConfigError(
+            "--builds compares engines, which no single trtexec command does", hint="leave it out"
+        )
+    model = load_graph(bundle.artifact(MODEL))
     graph = graph_for(config, flags)
     name = MODEL if graph == "fp32" else f"model.{graph}.onnx"
+    if config.implicit is not None:
+        name = base_name(bundle)
+    name = relabelled_name(name, opset_of(model), target.opset_max(version))
     files = [name]
-    inputs, _ = tensor_specs(load_graph(bundle.artifact(MODEL)))
-    engine = str(bundle.file(engine_name(get_backend("trtexec"), target, config)))
+    engine = str(bundle.file(engine_name(backend, target, config)))
+    inputs, _ = tensor_specs(model)
     request = build_request(str(bundle.file(name)), engine, inputs, target, config)
     notes: tuple[str, ...] = ()
     if config.implicit is not None:
-        files = [base_name(bundle), CACHE]
+        files.append(CACHE)
         notes = (
             f"TensorRT {version} takes {bundle.file(CACHE)} only with its own first line, "
             f"{cache_header(version)}",
         )
-        kept = dict.fromkeys(stored_plan(bundle), config.rest)
-        request = replace(
-            request,
-            onnx=str(bundle.file(files[0])),
-            calibration=str(bundle.file(CACHE)),
-            layer_precisions=format_layer_precisions(kept),
+        request = with_calibration(
+            request, str(bundle.file(CACHE)), stored_plan(bundle), flags, version
         )
     return Equivalent(
         version,

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resnet_edge.backends.base import Timings
-    from resnet_edge.sidecar import Sidecar
+    from resnet_edge.backends.base import TensorSpec, Timings
     from resnet_edge.trtexec.binary import Trtexec
 
 __all__ = ["TrtexecSession"]
@@ -39,19 +38,28 @@ class TrtexecSession(SelfTimed):
     Args:
         trtexec: The executable.
         engine: The file.
-        sidecar: What it is.
+        inputs: What it takes; None stands for the batch.
+        outputs: What it returns.
+        profile: Smallest, optimal and largest batch.
+        defaults: How to load it.
     """
 
-    def __init__(self, trtexec: Trtexec, engine: Path, sidecar: Sidecar) -> None:
-        self.inputs, self.outputs = sidecar.inputs, sidecar.outputs
+    def __init__(
+        self,
+        trtexec: Trtexec,
+        engine: Path,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        profile: tuple[int, int, int] | None,
+        defaults: Run,
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs
         self._trtexec, self._engine = trtexec, engine.resolve()
         self._folder = tempfile.TemporaryDirectory(prefix="resnet-edge-trtexec-")
-        self._defaults = Run(
-            dla=sidecar.settings.get("dla"),
-            version_compatible=bool(sidecar.settings.get("version_compatible")),
-        )
-        fixed = self.inputs[0].shape[0]
-        low, _, high = sidecar.profile or (fixed or 1,) * 3
+        self._defaults = defaults
+        fixed = inputs[0].shape[0]
+        low, _, high = profile or (fixed or 1,) * 3
         self._low, self._high = (fixed, fixed) if fixed else (low, high)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

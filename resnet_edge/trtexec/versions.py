@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resnet_edge.errors import ConfigError
 
-__all__ = ["known_flags"]
+__all__ = ["ALWAYS", "known_flags"]
 
 _FIRST, _LAST = (8, 2), (99, 0)
 # First and last version whose help lists the option; all others of ours are in every one.
@@ -26,7 +26,7 @@ _LISTED: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "--noCudaGraph": ((11, 0), _LAST),
     "--noSpinWait": ((11, 0), _LAST),
 }
-_ALWAYS = frozenset({
+ALWAYS = frozenset({
     "--onnx", "--saveEngine", "--loadEngine", "--minShapes", "--optShapes", "--maxShapes",
     "--shapes", "--loadInputs", "--exportOutput", "--exportTimes", "--exportLayerInfo",
     "--profilingVerbosity", "--iterations", "--duration", "--warmUp", "--exposeDMA",
@@ -50,4 +50,4 @@ def known_flags(version: str) -> frozenset[str]:
     if (major, minor) < _FIRST:
         raise ConfigError(f"TensorRT {version} is too old", hint="8.2 and newer can be used")
     listed = {flag for flag, (a, b) in _LISTED.items() if a <= (major, minor) <= b}
-    return frozenset(_ALWAYS | listed)
+    return frozenset(ALWAYS | listed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from resnet_edge.errors import (
 )
 from resnet_edge.sidecar import read_sidecar
 from resnet_edge.targets import Target
+from resnet_edge.trtexec.equivalent import equivalent_command
 from resnet_edge.trtexec.session import TrtexecSession
 from tests.emulation.trtexec.install import VERSIONS, install
 
@@ -120,6 +122,32 @@ def test_int8_never_goes_without_the_type_of_the_rest(
 
 
 @pytest.mark.parametrize(
+    ("config", "graph"),
+    [
+        (BuildConfig("fp32", strongly_typed=True), "model.onnx"),
+        (BuildConfig("fp16", strongly_typed=True), "model.fp16.onnx"),
+        (BuildConfig("int8", strongly_typed=True), "model.int8-fp16.onnx"),
+        (BuildConfig("int8", rest="fp32", strongly_typed=True), "model.int8.onnx"),
+    ],
+)
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.1"])
+def test_a_strongly_typed_engine_takes_every_type_from_its_graph(
+    bundle: Bundle, use: Callable[..., None], config: BuildConfig, graph: str, version: str
+) -> None:
+    use(version)
+    result = build(bundle, XAVIER, config)
+    options = header_of(result)["options"].keys()
+    assert result.sidecar.onnx == graph
+    assert options & {"--fp16", "--int8", "--calib"} == set()
+    assert ("--stronglyTyped" in options) == version.startswith("10")
+    feed = images(bundle, 3)
+    with opened(result) as session, OnnxRuntimeSession(bundle.file(graph), exact=True) as ort:
+        np.testing.assert_allclose(
+            session.run(feed)["logits"], ort.run(feed)["logits"], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
     ("version", "number"), [("8.2.1", "8201"), ("8.5.2", "8502"), ("10.3.0", "100300")]
 )
 def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
@@ -134,8 +162,14 @@ def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
     # TensorRT does not use the ranges of another version's cache.
     assert header["calibration"].startswith(f"TRT-{number}-EntropyCalibration2\n")
     table = json.loads(bundle.file("calibration.json").read_text())["tensors"]
-    names = {line.rpartition(":")[0] for line in header["calibration"].splitlines()[1:]}
-    assert names >= set(table)
+    entries = header["calibration"].splitlines()[1:]
+    assert {line.rpartition(":")[0] for line in entries} >= set(table)
+    (printed,) = [
+        word.partition("=")[2]
+        for word in equivalent_command(bundle, XAVIER, config).words
+        if word.startswith("--calib=")
+    ]
+    assert Path(printed).read_text().splitlines()[1:] == entries  # a printed command's are the same
     feed = images(bundle, 4)
     with (
         opened(result) as session,
@@ -160,12 +194,15 @@ def test_layers_that_stay_in_float_are_named_where_the_version_can(
     use("8.2.1")
     with pytest.raises(ConfigError, match="cannot keep single layers in float"):
         build(bundle, XAVIER, config)
+    with pytest.raises(ConfigError, match="cannot keep single layers in float"):
+        equivalent_command(bundle, XAVIER, config, "8.2")
+    assert "--layerPrecisions=fc:fp16" in equivalent_command(bundle, XAVIER, config, "8.5").words
 
 
 @pytest.mark.parametrize(
     ("config", "version", "message"),
     [
-        (BuildConfig("fp16", builds=2), "8.5.2", "--builds"),
+        (BuildConfig("fp16", compute_capabilities=("8.6",)), "8.5.2", "--compute-capability"),
         (BuildConfig("fp16", optimization_level=4), "8.5.2", "--builderOptimizationLevel"),
         (BuildConfig("fp16", strongly_typed=True), "8.6.1", "--stronglyTyped"),
         (BuildConfig("int8", implicit="ranges"), "11.4.1", "no implicit quantization"),
@@ -220,6 +257,36 @@ def test_timings_are_kept_by_gpu_and_version(
     use("8.6.1")
     assert header_of(build(bundle, XAVIER, BuildConfig("fp16")))["timings"] == ""
     assert len(list((tmp_path / "cache").rglob("*.bin"))) == 2
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "8.5.2", "11.4.1"])
+def test_the_fastest_of_several_builds_is_kept(
+    bundle: Bundle,
+    use: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    version: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(backend_module, "_gpu", lambda: replace(GPU, compute_capability="7.2"))
+    monkeypatch.setattr(backend_module, "_TIMED", 0.0)
+    monkeypatch.setattr(backend_module, "_WARM_UP", 0.0)
+    use(version, "second-is-fast")
+    result = build(bundle, XAVIER, BuildConfig("int8", profile=(1, 4, 8), builds=3))
+    header = header_of(result)
+    assert Path(header["folder"]).name == "1"
+    assert "--timingCacheFile" not in header["options"]  # or all builds would be equal
+    (note,) = result.sidecar.notes
+    found = re.fullmatch(
+        r"the fastest of 3 builds; GPU ms at batch 4: ([\d.]+), ([\d.]+), ([\d.]+)", note
+    )
+    assert found is not None
+    times = [float(ms) for ms in found.groups()]
+    assert times[1] < 1000 <= min(times[0], times[2])
+    assert layers_path(result.engine).is_file()
+    assert not list(bundle.path.glob(".tmp-*"))
+    with opened(result) as session:
+        assert session.run(images(bundle, 3))["logits"].shape == (3, 10)
 
 
 def test_an_engine_is_only_built_for_the_gpu_that_is_here(
@@ -287,6 +354,15 @@ def test_a_failed_build_is_explained_and_leaves_nothing(
         build(bundle, XAVIER, BuildConfig("fp16"))
     assert "model.onnx" in caught.value.message
     assert hint in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_builds_that_cannot_be_compared_leave_nothing(
+    bundle: Bundle, use: Callable[..., None]
+) -> None:
+    use("8.5.2", "other-version")
+    with pytest.raises(BackendUnavailableError, match="cannot run"):
+        build(bundle, XAVIER, BuildConfig("fp16", builds=2))
 
 
 @pytest.mark.usefixtures("untouched")
@@ -416,6 +492,15 @@ def test_times_have_their_parts_and_no_warm_up(
     assert sum(found.parts["h2d"]) > 0  # copies count, in 11 too
     for row in zip(found.total, *found.parts.values(), strict=True):
         assert row[0] == pytest.approx(sum(row[1:]), rel=1e-3, abs=1e-3)
+
+
+def test_raw_pixels_are_refused_where_tensorrt_has_no_bytes(
+    exported: Callable[[str], Bundle], use: Callable[..., None]
+) -> None:
+    use("8.2.1")
+    with pytest.raises(ConfigError, match=r"TensorRT 8\.2\.1 takes no uint8") as caught:
+        build(exported("uint8"), XAVIER, BuildConfig("fp16"))
+    assert "--input float" in str(caught.value.hint)
 
 
 def test_a_batch_outside_the_profile_is_not_timed(bundle: Bundle, use: Callable[..., None]) -> None:

@@ -10,9 +10,9 @@ import pytest
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle import Bundle
+from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.implicit import (
     calibration_sha256,
-    fill_ranges,
     implicit_calibration,
 )
 from resnet_edge.calibrate.stage import TABLE

@@ -152,7 +152,7 @@ def test_a_missing_or_damaged_file_is_our_error(tmp_path: Path) -> None:
 
 @given(tensors=st.dictionaries(NAMES, AMAX, max_size=5))
 def test_a_cache_gives_back_names_and_scales(cache: Path, tensors: dict[str, float]) -> None:
-    write_cache(table(tensors), cache)
+    write_cache(tensors, cache)
     read = read_cache(cache)
     assert list(read) == list(tensors)
     for name, amax in tensors.items():
@@ -160,7 +160,7 @@ def test_a_cache_gives_back_names_and_scales(cache: Path, tensors: dict[str, flo
 
 
 def test_a_cache_is_what_tensorrt_reads(cache: Path) -> None:
-    write_cache(table({"input": 127 * float(np.float32(0.0078766))}), cache)
+    write_cache({"input": 127 * float(np.float32(0.0078766))}, cache)
     header, line = cache.read_text().splitlines()
     assert header.startswith("TRT-")
     assert header.endswith("-EntropyCalibration2")
@@ -229,10 +229,10 @@ def test_a_missing_or_binary_cache_is_our_error(cache: Path) -> None:
 
 @pytest.mark.parametrize("amax", [1e-45, 1e-40, 3e38])
 def test_even_an_extreme_range_gives_a_cache_that_can_be_read(cache: Path, amax: float) -> None:
-    write_cache(table({"x": amax}), cache)
+    write_cache({"x": amax}, cache)
     assert read_cache(cache)["x"] > 0
 
 
 def test_names_keep_spaces_at_their_ends(cache: Path) -> None:
-    write_cache(table({" x ": 1.0, "y:": 2.0, ":": 3.0}), cache)
+    write_cache({" x ": 1.0, "y:": 2.0, ":": 3.0}, cache)
     assert list(read_cache(cache)) == [" x ", "y:", ":"]

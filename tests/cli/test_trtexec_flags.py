@@ -39,6 +39,7 @@ SAME = [
     ["--skipInference"],
     ["--buildOnly"],
     ["--explicitBatch"],
+    ["--explicitPrecision"],
     ["--noTF32"],
 ]
 
@@ -64,7 +65,13 @@ def test_a_dla_core_brings_the_gpu_along_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["--timingCacheFile=t.cache", "--avgTiming=8", "--profilingVerbosity=detailed"]
+    "argument",
+    [
+        "--timingCacheFile=t.cache",
+        "--avgTiming=8",
+        "--profilingVerbosity=detailed",
+        "--nvtxMode=verbose",
+    ],
 )
 def test_what_is_done_otherwise_is_left_out_with_a_note(argument: str) -> None:
     arguments, notes = translate_build(["bundle", argument])
@@ -106,6 +113,8 @@ def test_what_is_done_otherwise_is_left_out_with_a_note(argument: str) -> None:
         (["--useCudaGraph"], "running an engine"),
         (["--layerPrecisions=conv1:fp16"], "when quantizing"),
         (["--device=1"], "whole process"),
+        (["--calib=x", "--optShapesCalib=a:8x3x8x8"], "optimal batch"),
+        (["--timeDeserialize"], "running an engine"),
     ],
 )
 def test_a_contradiction_or_what_cannot_be_done_is_refused(
@@ -167,25 +176,25 @@ def test_what_follows_two_dashes_is_not_touched(arguments: list[str]) -> None:
 _UNKNOWN_TO_US = frozenset({
     "--accuracyAlgorithm", "--accuracyThreshold", "--adjustForDLA", "--allocationStrategy",
     "--allowWeightStreaming", "--asyncFileReader", "--atol", "--calibProfile", "--consistency",
-    "--continue", "--cpuOnly", "--decomposableAttentions", "--directIO",
-    "--distributiveIndependence", "--dryRun", "--dumpKernelText", "--dumpOptimizationProfile",
-    "--dumpRawBindingsToFile", "--dumpRefit", "--dynamicPlugins", "--enablePluginOverride",
-    "--errorOnTimingCacheMiss", "--excludeLeanRuntime", "--explicitPrecision",
-    "--getPlanVersionOnly", "--helpBuildRoute", "--heuristic", "--ignoreParsedPluginLibs",
-    "--inputIOFormats", "--l2LimitForTiling", "--layerDeviceTypes", "--leanDLLPath",
-    "--loadRefOutputs", "--markDebug", "--markUnfusedTensorsAsDebugTensors", "--maxAuxStreams",
-    "--maxShapesCalib", "--maxTactics", "--minShapesCalib", "--model", "--monitorMemory",
-    "--noCompilationCache", "--nvtxMode", "--optShapesCalib", "--output", "--outputIOFormats",
-    "--persistentCacheRatio", "--pi", "--pluginInstanceNorm", "--plugins", "--preview",
-    "--refPair", "--refit", "--refitFromOnnx", "--remoteAutoTuningConfig", "--reportCapabilityDLA",
+    "--continue", "--cpuOnly", "--decomposableAttentions", "--deploy", "--directIO",
+    "--distributiveIndependence", "--dlaWorkspaceAllocationStrategy", "--dryRun",
+    "--dumpCheckerBlob", "--dumpKernelText", "--dumpOptimizationProfile", "--dumpRawBindingsToFile",
+    "--dumpRefit", "--dynamicPlugins", "--enablePluginOverride", "--errorOnTimingCacheMiss",
+    "--excludeLeanRuntime", "--getPlanVersionOnly", "--greenContext", "--helpBuildRoute",
+    "--heuristic", "--ignoreParsedPluginLibs", "--inputIOFormats", "--l2LimitForTiling",
+    "--layerDeviceTypes", "--leanDLLPath", "--loadCheckerBlob", "--markDebug",
+    "--markUnfusedTensorsAsDebugTensors", "--maxAuxStreams", "--maxTactics", "--model",
+    "--monitorMemory", "--noCompilationCache", "--output", "--outputIOFormats", "--pi",
+    "--pluginInstanceNorm", "--plugins", "--preview", "--refPair", "--reference", "--refit",
+    "--refitFromOnnx", "--remoteAutoTuningConfig", "--remoteConfig", "--reportCapabilityDLA",
     "--restricted", "--rtol", "--runtimePlatform", "--safe", "--safetyPlugins",
     "--saveAllDebugTensors", "--saveAllEngines", "--saveDebugTensors", "--setBuildRoute",
     "--setPluginsToSerialize", "--staticPlugins", "--stripAllWeights", "--stripWeights",
     "--tacticSources", "--tempdir", "--tempfileControls", "--tilingOptimizationLevel",
-    "--timeDeserialize", "--timeRefit", "--tuneBuildRouteFile", "--tuneBuildRoutes",
-    "--tuningCacheFile", "--tuningResultFile", "--tuningSearch", "--tuningTimeOut", "--uff",
-    "--uffInput", "--uffNHWC", "--uint8AsymmetricQuantizationDLA", "--useProfile", "--useRuntime",
-    "--weightStreamingBudget", "--weightless", "--deploy",
+    "--timeRefit", "--tuneBuildRouteFile", "--tuneBuildRoutes", "--tuningCacheFile",
+    "--tuningResultFile", "--tuningSearch", "--tuningTimeOut", "--uff", "--uffInput", "--uffNHWC",
+    "--uint8AsymmetricQuantizationDLA", "--useProfile", "--useRuntime", "--weightStreamingBudget",
+    "--weightless",
 })  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from resnet_edge.device.installs import (
     cuda_runtimes,
     find_bindings,
     find_nvcc,
-    find_trtexec,
     tensorrt_packages,
 )
 from resnet_edge.device.machine import describe
@@ -55,37 +54,7 @@ def test_the_same_folder_by_two_ways_is_one_installation(tmp_path: Path) -> None
     assert find_bindings(tmp_path, [str(dist)]) == ()
 
 
-BANNER = "#!/bin/sh\necho '&&&& RUNNING TensorRT.trtexec [TensorRT {}] # trtexec --help' >&{}\n"
-
-
-@pytest.mark.parametrize(
-    ("script", "version"),
-    [
-        (BANNER.format("v8502", 1), "8.5.2"),
-        (BANNER.format("v100300", 1) + "exit 1\n", "10.3.0"),
-        (BANNER.format("v101602] [b10", 2), "10.16.2"),
-        ("#!/bin/sh\necho nothing\n", None),
-        ("no program at all", None),
-    ],
-)
-def test_trtexec_is_asked_for_its_version(script: str, version: str | None, tmp_path: Path) -> None:
-    path = make(tmp_path / "usr/src/tensorrt/bin/trtexec", script, executable=True)
-    found = find_trtexec(tmp_path)
-    assert found is not None
-    assert (found.path, found.version) == (str(path), version)
-
-
-def test_a_trtexec_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make(tmp_path / "trtexec", BANNER.format("v110401", 1), executable=True)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = find_trtexec()
-    assert found is not None
-    assert (found.path, found.version) == (str(path), "11.4.1")
-
-
 def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
-    make(tmp_path / "usr/src/tensorrt/bin/trtexec", BANNER)  # not executable
-    assert find_trtexec(tmp_path) is None
     assert find_nvcc(tmp_path) is None
     nvcc = make(tmp_path / "usr/local/cuda/bin/nvcc")
     assert find_nvcc(tmp_path) == str(nvcc)

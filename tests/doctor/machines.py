@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from resnet_edge.device.driver import Driver, Gpu, Runtime
-from resnet_edge.device.installs import Bindings, Trtexec
+from resnet_edge.device.installs import Bindings
 from resnet_edge.device.jetson import GpuClock, Jetson, PowerMode
 from resnet_edge.device.machine import Machine
 from resnet_edge.device.memory import Memory
 from resnet_edge.device.packages import Package
+from resnet_edge.trtexec.binary import Trtexec
+from resnet_edge.trtexec.versions import known_flags
 
 __all__ = ["BARE", "DIST", "H100", "ORIN", "RTX", "XAVIER"]
 
 GB = 10**9
+TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
 DIST = "/usr/lib/python3.10/dist-packages/tensorrt"
 
 ORIN = Machine(  # AGX Orin, JetPack 6.2, everything in place
@@ -44,7 +49,7 @@ ORIN = Machine(  # AGX Orin, JetPack 6.2, everything in place
     },
     bindings=(Bindings(DIST, "3.10", visible=True),),
     debian={"libnvinfer10": "10.3.0.30-1+cuda12.5", "libnvinfer-bin": "10.3.0.30-1+cuda12.5"},
-    trtexec=Trtexec("/usr/src/tensorrt/bin/trtexec", "10.3.0"),
+    trtexec=Trtexec(TRTEXEC, "10.3.0", known_flags("10.3.0")),
     nvcc="/usr/local/cuda/bin/nvcc",
 )  # fmt: skip
 
@@ -62,7 +67,7 @@ XAVIER = Machine(  # JetPack 5: no bindings for any Python that resnet-edge runs
     memory=Memory(8 * GB, 5 * GB, 0),
     disk_free=20 * GB,
     packages={"numpy": Package("1.26.4", "numpy")},
-    trtexec=Trtexec("/usr/src/tensorrt/bin/trtexec", "8.5.2"),
+    trtexec=Trtexec(TRTEXEC, "8.5.2", known_flags("8.5.2")),
 )  # fmt: skip
 
 RTX = Machine(

@@ -28,8 +28,8 @@ def mismatch(sidecar: Sidecar, version: str, gpu: Gpu | None) -> str | None:
     """
     settings = sidecar.settings
     built_with, here = sidecar.runtime_version, version
-    newer = parts(here) >= parts(built_with)
-    if built_with != here and not (settings.get("version_compatible") and newer):
+    reaches = settings.get("version_compatible") and _reaches(parts(built_with), parts(here))
+    if built_with != here and not reaches:
         return f"it was built with {sidecar.backend} {built_with}, this machine has {here}"
     if gpu is None:
         return None
@@ -42,6 +42,11 @@ def mismatch(sidecar: Sidecar, version: str, gpu: Gpu | None) -> str | None:
             f"{gpu.compute_capability}"
         )
     return None
+
+
+def _reaches(built_with: tuple[int, ...], here: tuple[int, ...]) -> bool:
+    """Whether a version-compatible engine can run: 8 with 8 and 10, 10 with 10 and 11."""
+    return here >= built_with and not (built_with < (9,) and here >= (11,))
 
 
 def check_device(target: Target, config: BuildConfig, gpu: Gpu) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.backends.cuda.device import probe as probe_device
+from resnet_edge.backends.fastest import fastest, random_feed
 from resnet_edge.backends.tensorrt.backend import ModuleBackend
 from resnet_edge.backends.tensorrt.builder import build_plan
 from resnet_edge.backends.tensorrt.compatibility import check_device
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from resnet_edge.backends.config import BuildConfig, Calibration
-    from resnet_edge.backends.tensorrt.builder import Plan
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
@@ -95,7 +95,8 @@ class TensorRTBackend(ModuleBackend):
         )
         plans = [build_plan(trt, source, request, progress) for _ in range(config.builds)]
         options = LoadOptions("the new engine", config.dla, config.version_compatible)
-        plan, notes = _fastest(trt, plans, options, config.profile[1])
+        batch = config.profile[1]
+        plan, notes = fastest(plans, lambda p: _gpu_ms(trt, p.data, options, batch), batch)
         return EngineArtifact(
             data=plan.data,
             warnings=plan.warnings,
@@ -114,28 +115,8 @@ def _workspace(target: Target, config: BuildConfig) -> int | None:
     return target.workspace_bytes if config.workspace is None else config.workspace << 20
 
 
-def _fastest(
-    trt: ModuleType, plans: list[Plan], options: LoadOptions, batch: int
-) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan that takes the GPU least time, and what was measured."""
-    if len(plans) == 1:
-        return plans[0], ()
-    times = [_gpu_ms(trt, plan.data, options, batch) for plan in plans]
-    best = min(range(len(plans)), key=times.__getitem__)
-    listed = ", ".join(f"{ms:.3f}" for ms in times)
-    return plans[best], (f"the fastest of {len(plans)} builds; GPU ms at batch {batch}: {listed}",)
-
-
 def _gpu_ms(trt: ModuleType, plan: bytes, options: LoadOptions, batch: int) -> float:
-    import numpy as np
-
-    random = np.random.default_rng(0)
     with TensorRTSession(trt, plan, options) as session:
-        feed = {
-            spec.name: random.uniform(0, 2, (batch, *(n or 1 for n in spec.shape[1:]))).astype(
-                spec.dtype
-            )
-            for spec in session.inputs
-        }
+        feed = random_feed(session.inputs, batch)
         session.time(feed, _WARM_UP)
         return median(times.compute for times in session.time(feed, _TIMED))

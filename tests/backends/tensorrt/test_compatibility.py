@@ -49,10 +49,21 @@ def test_another_version_is_named(version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "runs"), [("10.13.3", True), ("10.10", True), ("8.6.2", False)]
+    ("built_with", "version", "runs"),
+    [
+        ("10.3.0", "10.13.3", True),
+        ("10.3.0", "10.10", True),
+        ("10.3.0", "11.4.1", True),
+        ("10.3.0", "8.6.2", False),
+        ("8.6.1", "8.6.2", True),
+        ("8.6.1", "10.3.0", True),
+        ("8.6.1", "11.4.1", False),  # one generation further, not two
+    ],
 )
-def test_a_version_compatible_engine_runs_with_later_versions(version: str, runs: bool) -> None:
-    engine = replace(ENGINE, settings={"version_compatible": True})
+def test_a_version_compatible_engine_runs_with_later_versions(
+    built_with: str, version: str, runs: bool
+) -> None:
+    engine = replace(ENGINE, runtime_version=built_with, settings={"version_compatible": True})
     assert (mismatch(engine, version, ORIN) is None) == runs
 
 

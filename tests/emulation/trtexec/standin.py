@@ -199,6 +199,7 @@ class Standin:
             "options": {a.partition("=")[0]: a.partition("=")[2] for a in self.argv[1:]},
             "calibration": self.read("--calib"),
             "timings": known_timings,
+            "folder": str(Path.cwd()),
         }
         engine = MAGIC + json.dumps(header).encode() + b"\n" + data
         if self.has("--saveEngine"):
@@ -248,7 +249,7 @@ class Standin:
 
     def calibrate(self, model: onnx.ModelProto) -> None:
         quantized = any(n.op_type == "QuantizeLinear" for n in model.graph.node)
-        weak = "--fp16" in self.flags["accepts"]
+        weak = "--fp16" in self.flags["accepts"] and not self.has("--stronglyTyped")
         if quantized and weak and not self.has("--int8"):
             raise FailedError(
                 "[TRT] 4: [network.cpp::validate] Error Code 4: Internal Error (Int8 precision has "
@@ -311,6 +312,10 @@ class Standin:
         feed = self.feed(header, _inputs(onnx.load_model_from_string(model))[0])
         self.log("I", "Starting inference")
         trace, outputs = self.measure(session, feed)
+        if self.fault == "second-is-fast" and Path(header["folder"]).name != "1":
+            for record in trace:  # as if the builder had chosen slower kernels
+                for time_ in ("endComputeMs", "startD2hMs", "endD2hMs"):
+                    record[time_] += 1000
         self.summary(trace)
         names = [o.name for o in session.get_outputs()]
         if file := self.value("--exportTimes"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 
 from resnet_edge.cli.app import run
@@ -180,6 +181,43 @@ def test_without_trtexec_the_command_is_the_targets(
     assert "does not build for cpu" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("target", "version", "arguments", "graph"),
+    [
+        ("jetson-nano", "8.2.1", ["--fp16"], "model-opset13.onnx"),
+        ("jetson-xavier-nx", "8.2.1", ["--int8"], "model.int8-opset13.onnx"),
+        ("jetson-xavier-nx", "8.2.1", ["--int8", "--implicit"], "model-opset13.onnx"),
+        ("jetson-xavier-nx", "8.5.2", ["--int8"], "model.int8.onnx"),
+    ],
+)
+def test_an_old_parser_is_given_its_opset_and_the_answers_stay(
+    place: Callable[[str], Path],
+    few_images: Path,
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+    version: str,
+    arguments: list[str],
+    graph: str,
+) -> None:
+    folder = place(version)
+    words = ["build", "bundle", *arguments, "--target", target]
+    printed = output(capsys, [*words, "--print-trtexec"])
+    assert printed["command"][1] == f"--onnx=bundle/{graph}"
+    assert ("opset13" in graph) == any("opset13" in name for name in printed["missing"])
+    built = output(capsys, words)
+    sidecar = read_sidecar(Path(built["engine"]))
+    assert sidecar.onnx == graph
+    model = onnx.load(folder / "bundle" / graph)
+    assert model.opset_import[0].version == (13 if "opset13" in graph else 17)
+    assert output(capsys, [*words, "--print-trtexec"])["missing"] == []
+    verified = output(capsys, ["verify", "bundle", "--data", str(few_images), "--max-drop", "60"])
+    assert verified["executed"] == "engine"
+    assert verified["agreement"] > 80
+    assert output(capsys, words)["cached"]
+    timed = output(capsys, ["bench", "bundle", "--duration", "0", "--warm-up", "0"])["results"]
+    assert [r["backend"] for r in timed] == ["onnxruntime", "trtexec"]
+
+
 def test_a_command_line_of_trtexec_builds_and_leaves_the_engine_where_it_says(
     place: Callable[[str], Path], few_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +263,8 @@ def test_a_calibration_cache_serves_builders_that_know_none(
     [
         (["--best", "--no-fp16"], "--best and --no-fp16 contradict each other"),
         (["--loadEngine=x"], "--loadEngine: build makes engines"),
+        (["--builds", "2", "--print-trtexec"], "--builds compares engines"),
+        (["--compute-capability", "8.6", "--print-trtexec"], "trtexec cannot honour --compute-"),
     ],
 )
 def test_a_contradiction_is_one_error_of_ours(
@@ -234,5 +274,6 @@ def test_a_contradiction_is_one_error_of_ours(
     message: str,
 ) -> None:
     place("8.5.2")
-    error = output(capsys, ["build", "bundle", *arguments], code=1)["error"]
+    words = ["build", "bundle", "--target", "device.toml", *arguments]
+    error = output(capsys, words, code=1)["error"]
     assert (error["type"], error["message"][: len(message)]) == ("ConfigError", message)
