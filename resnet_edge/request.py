@@ -9,6 +9,8 @@ from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.targets import Target
@@ -32,6 +34,7 @@ class Request:
         implicit: INT8 by TensorRT's own calibration instead of Q/DQ pairs.
         hardware_compatible: An engine for every GPU from Ampere on.
         raw_pixels: The network takes uint8.
+        compute_capabilities: GPUs to build for ahead of time; empty for the target's.
         version: Of the backend's library, None where it is not known.
     """
 
@@ -42,6 +45,7 @@ class Request:
     implicit: bool = False
     hardware_compatible: bool = False
     raw_pixels: bool = False
+    compute_capabilities: tuple[str, ...] = ()
     version: str | None = None
 
     @classmethod
@@ -61,6 +65,7 @@ class Request:
             implicit=config.implicit is not None,
             hardware_compatible=config.hardware_compatible,
             raw_pixels=spec.input == "uint8",
+            compute_capabilities=config.compute_capabilities,
             version=version,
         )
 
@@ -125,7 +130,9 @@ def _check_rtx(target: Target, request: Request) -> None:
             f"{target.compute_capability}; it supports {', '.join(RTX_CAPABILITIES)})",
             hint='use TensorRT: backend = "tensorrt" in the target, on the device itself',
         )
-    if target.compute_capability == "7.5" and request.precision == "int8":
+    _check_capabilities(target, request.compute_capabilities)
+    capabilities = request.compute_capabilities or (target.compute_capability,)
+    if "7.5" in capabilities and request.precision == "int8":
         raise ConfigError(
             "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
             hint='use --fp16, or TensorRT: backend = "tensorrt" in the target',
@@ -134,6 +141,23 @@ def _check_rtx(target: Target, request: Request) -> None:
         raise ConfigError(
             "TensorRT-RTX has no calibrator; precision stands in the graph",
             hint="leave out --implicit: the graph gets Q/DQ pairs",
+        )
+
+
+def _check_capabilities(target: Target, asked: Sequence[str]) -> None:
+    listed = ",".join(asked)
+    if unknown := [capability for capability in asked if capability not in RTX_CAPABILITIES]:
+        raise ConfigError(
+            f"--compute-capability {listed}: TensorRT-RTX does not know {unknown[0]!r}",
+            hint=f"it supports {', '.join(RTX_CAPABILITIES)}",
+        )
+    if len(set(asked)) < len(asked):
+        raise ConfigError(f"--compute-capability {listed} names one twice", hint="name it once")
+    if asked and target.compute_capability not in asked:
+        raise ConfigError(
+            f"--compute-capability {listed} leaves out that of {target.name} itself, "
+            f"{target.compute_capability}",
+            hint="add it, or pass the target of one of these GPUs",
         )
 
 

@@ -48,6 +48,13 @@ REFUSED = [
     ("rtx-4090", Request("int8", rest="bf16"), "bf16", "--fp16"),
     ("rtx-2080-ti", Request("int8"), "Turing", "--fp16"),
     ("rtx-4090", Request("int8", implicit=True), "calibrator", "--implicit"),
+    (
+        "rtx-4090", Request("int8", compute_capabilities=("7.5", "8.9")), "Turing", "--fp16",
+    ),
+    ("rtx-4090", Request("fp16", compute_capabilities=("8.9", "9.0")), "'9.0'", "12.0"),
+    ("rtx-4090", Request("fp16", compute_capabilities=("8.9", "")), "''", "8.9"),
+    ("rtx-4090", Request("fp16", compute_capabilities=("8.9", "8.9")), "twice", "once"),
+    ("rtx-4090", Request("fp16", compute_capabilities=("8.6",)), "8.9", "the target of"),
     ("t4", Request("int8", implicit=True, version="11.4.0.106"), "implicit", "--implicit"),
     ("cpu", Request("int8", implicit=True), "implicit", "Jetson"),
     ("t4", Request("fp16", implicit=True), "INT8", "--int8"),
