@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "check_device_memory"]
 
 _DEVICE_LIBRARIES = (("pycuda", "pycuda"), ("cuda.bindings", "cuda-python"))  # in this order
+_OLDEST_PYTHON = (3, 10)  # that resnet-edge runs on
+_TRTEXEC_INSTEAD = 'use backend = "trtexec" in the target, which --target auto does'
 
 
 def check_pytorch(machine: Machine) -> list[Check]:
@@ -125,7 +127,7 @@ def _no_bindings(machine: Machine) -> Check:
             return fail(
                 "package",
                 f"JetPack {machine.jetson.jetpack} has TensorRT for Python 3.6 or 3.8 only",
-                'use backend = "trtexec" in the target, which --target auto does',
+                _TRTEXEC_INSTEAD,
             )
         return fail("package", "not installed", "sudo apt install python3-libnvinfer, then "
                     "python3 -m venv --system-site-packages .venv")  # fmt: skip
@@ -139,12 +141,14 @@ def _wheel(machine: Machine) -> str:
 
 def _hidden(machine: Machine, bindings: Bindings) -> Check:
     running = ".".join(machine.python.split(".")[:2])
-    if bindings.python not in (None, running):
+    if bindings.python is not None and bindings.python != running:
         return fail(
             "package",
             f"TensorRT in {bindings.folder} is for Python {bindings.python}, this is {running}",
-            f"python{bindings.python} -m venv --system-site-packages .venv, if resnet-edge runs "
-            'on it (3.10 or newer); else backend = "trtexec" in the target',
+            _TRTEXEC_INSTEAD
+            if parts(bindings.python) < _OLDEST_PYTHON
+            else f"python{bindings.python} -m venv --system-site-packages .venv, and install "
+            "resnet-edge there",
         )
     return fail(
         "package",
