@@ -166,12 +166,16 @@ def _check_version(target: Target, request: Request) -> None:
     if version is None:
         return
     if target.software and not target.software_of(tensorrt=version):
-        ranges = dict.fromkeys(range_.tensorrt for range_ in target.software)
+        ranges = dict.fromkeys(
+            (low, high if "." in high else f"{high}.x")
+            for low, high in (range_.tensorrt for range_ in target.software)
+        )
         known = ", ".join(low if low == high else f"{low} to {high}" for low, high in ranges)
+        right = "the TensorRT that the device's JetPack brings" if target.soc else "one of those"
         raise ConfigError(
             f"TensorRT {version} does not run on {target.name}{_jetpacks(target)}: {known} do",
-            hint="use the TensorRT that the device's JetPack brings; if NVIDIA supports this one "
-            f"by now: resnet-edge targets copy {target.name} mine, and add it under software",
+            hint=f"use {right}; if NVIDIA supports this one by now: resnet-edge targets copy "
+            f"{target.name} mine, and add it under software",
         )
     if request.raw_pixels and parts(version) < (8, 5):
         raise ConfigError(
