@@ -37,7 +37,7 @@ WORKER = REPOSITORY / "benchmarks" / "device_worker.py"
 SHIPPED = REPOSITORY / "resnet_edge" / "assets" / "resnet20-fashion-mnist.safetensors"
 IMAGES = REPOSITORY / "calibration" / "images" / "fashion-mnist"
 NETWORKS = ("resnet20", "resnet18", "resnet50")
-NO_INT8 = ("5.3", "6.2")
+NO_INT8 = (("trtexec", "5.3"), ("trtexec", "6.2"), ("tensorrt_rtx", "7.5"))
 GATE_NOT_MET = 3
 RANDOM_WEIGHTS = (
     "import sys, torch; from resnet_edge.models.zoo import create; torch.manual_seed(0);"
@@ -226,7 +226,7 @@ def check_engines(
         reason = bad[0] if bad else "there is no target for this machine"
         session.skip(f"{network}: engines ({backend or 'no backend'})", reason)
         return
-    for precision in ("fp16",) if target["compute_capability"] in NO_INT8 else ("fp16", "int8"):
+    for precision in precisions(target):
         extra = ["--data", data or str(IMAGES / "calibration")] if precision == "int8" else []
         built = session.command(
             f"{network}: build {precision}",
@@ -250,6 +250,13 @@ def check_engines(
             else f"nothing of {backend} was measured"
         ),
     )  # fmt: skip
+
+
+def precisions(target: dict[str, Any]) -> tuple[str, ...]:
+    """Return the precisions that a target's backend offers on its GPU."""
+    if (target["backend"], target["compute_capability"]) in NO_INT8:
+        return ("fp16",)
+    return ("fp16", "int8")
 
 
 def check_rtx_refusal(session: Session, bundle: str) -> None:

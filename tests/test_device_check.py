@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from resnet_edge.errors import ConfigError
+from resnet_edge.request import Request, check_request
+from resnet_edge.targets import Target, list_targets
 from tests.conftest import REPOSITORY, require
 from tests.device.test_driver import DRIVER, compile_library
 
@@ -113,6 +116,16 @@ def test_packages_come_from_a_folder_over_what_is_there(tmp_path: Path) -> None:
     assert session.steps[-1].failed, "what cannot be compiled is told"
     step = session.run("import", ["-c", "import numpy, tiny; print(tiny.answer)"])
     assert (step.detail, step.values) == ("", 42)
+
+
+@pytest.mark.parametrize("target", [t for t in list_targets() if t.backend != "onnxruntime"])
+def test_int8_is_expected_of_every_target_that_does_not_refuse_it(target: Target) -> None:
+    try:
+        check_request(target, Request("int8"))
+        offered: tuple[str, ...] = ("fp16", "int8")
+    except ConfigError:
+        offered = ("fp16",)
+    assert device_check.precisions(vars(target)) == offered
 
 
 def session_with(tmp_path: Path, doctor: dict[str, Any]) -> Any:
