@@ -158,6 +158,26 @@ def test_what_is_there_may_not_be_skipped(tmp_path: Path) -> None:
     assert "tensorrt_rtx" not in session.required
 
 
+def test_tests_of_engines_are_not_skipped_for_want_of_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, str]] = []
+
+    def run(self: Any, name: str, arguments: Any, *, environment: Any, **_: Any) -> Any:
+        given.append(environment)
+        return device_session.Step(name, "passed")
+
+    monkeypatch.setattr(device_session.Session, "run", run)
+    session = session_with(tmp_path, doctor_of())
+    device_check.run_gpu_tests(session, None)
+    device_check.run_gpu_tests(session, "/somewhere/resnet20")
+    without, with_bundle = given
+    assert "torch" in without["RESNET_EDGE_REQUIRE"].split(",")
+    assert "RESNET_EDGE_BUNDLE" not in without
+    assert "torch" not in with_bundle["RESNET_EDGE_REQUIRE"].split(",")
+    assert with_bundle["RESNET_EDGE_BUNDLE"] == "/somewhere/resnet20"
+
+
 def test_a_test_report_is_counted(tmp_path: Path) -> None:
     (tmp_path / "r.xml").write_text(JUNIT)
     assert device_result.read_junit(tmp_path / "r.xml") == {
