@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.targets import Target
 
-__all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
+__all__ = ["RTX_CAPABILITIES", "Request", "check_request", "dla_hint"]
 
 # TensorRT-RTX 1.5 support matrix, and ComputeCapability of its bindings (1.7)
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -95,6 +95,13 @@ def check_request(target: Target, request: Request) -> None:
         _check_version(target, request)
     if request.dla is not None:
         _check_dla(target, request, request.dla)
+
+
+def dla_hint(cores: int) -> str:
+    """Return what to do where a DLA core is asked for that is not there."""
+    if not cores:
+        return "leave out --dla: the GPU runs the whole network"
+    return "pass --dla " + " or ".join(map(str, range(cores)))
 
 
 def _check_cpu(request: Request) -> None:
@@ -199,11 +206,8 @@ def _jetpacks(target: Target) -> str:
 
 def _check_dla(target: Target, request: Request, core: int) -> None:
     if not 0 <= core < target.dla_cores:
-        has = f"{target.dla_cores} DLA cores, counted from 0" if target.dla_cores else "no DLA"
-        raise ConfigError(
-            f"{target.name} has {has}: cannot use core {core}",
-            hint="leave out --dla: the GPU runs the whole network",
-        )
+        missing = f"DLA core {core}" if target.dla_cores else "DLA"
+        raise ConfigError(f"{target.name} has no {missing}", hint=dla_hint(target.dla_cores))
     fitting = target.software_of(tensorrt=request.version)
     if target.software and not any(range_.dla for range_ in fitting):
         asked = f"TensorRT {request.version}" if request.version else "its JetPack"

@@ -23,8 +23,8 @@ REFUSED = [
     ("rtx-4090", Request("fp16", profile=ONE, dla=0), "no DLA", "GPU"),
     ("h100", Request("fp16", profile=ONE, dla=0), "no DLA", "GPU"),
     ("cpu", Request("int8", profile=ONE, dla=0), "no DLA", "Jetson"),
-    ("jetson-orin-nx-8gb", Request("fp16", profile=ONE, dla=1), "core 1", "--dla"),
-    ("jetson-agx-xavier", Request("fp16", profile=ONE, dla=2), "core 2", "--dla"),
+    ("jetson-orin-nx-8gb", Request("fp16", profile=ONE, dla=1), "core 1", "pass --dla 0"),
+    ("jetson-agx-xavier", Request("fp16", profile=ONE, dla=2), "core 2", "--dla 0 or 1"),
     (
         "jetson-agx-orin-64gb", Request("fp16", profile=ONE, dla=0, version="10.16.2.10"),
         "cannot use the DLA", "7.2.2",

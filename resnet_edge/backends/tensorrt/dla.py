@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.request import dla_hint
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,10 +42,7 @@ def place_on_dla(
     cores = builder.num_DLA_cores
     if not 0 <= core < cores:
         raise ConfigError(
-            f"TensorRT finds {cores} DLA cores here: cannot use core {core}",
-            hint="leave out --dla: the GPU runs the whole network"
-            if not cores
-            else f"pass --dla 0 to {cores - 1}",
+            f"TensorRT finds {cores} DLA cores here: cannot use core {core}", hint=dla_hint(cores)
         )
     builder_config.default_device_type = trt.DeviceType.DLA
     builder_config.DLA_core = core
