@@ -43,7 +43,7 @@ REFUSED = [
     ("jetson-orin-nano-8gb", Request("int8", version="11.4.1"), "JetPack 5.1.1 to 7.2", "software"),
     ("jetson-agx-orin-32gb", Request("fp16", version="11.3.0"), "11.3.0", "JetPack"),
     ("jetson-thor-t5000", Request("fp16", version="10.3.0"), "10.3.0", "JetPack"),
-    ("h100", Request("fp16", version="8.4.3"), "8.5 to 11.x do", "use one of those"),
+    ("h100", Request("fp16", version="8.4.3"), "11.x do", "use one of those"),
     ("rtx-5090", Request("fp8"), "fp8", "--int8"),
     ("jetson-thor-t5000", Request("bf16"), "bf16", "--fp16"),
     ("rtx-4090", Request("int8", rest="bf16"), "bf16", "--fp16"),
