@@ -10,6 +10,9 @@ ResNet-50 through the command line; where no engine can run it still checks PyTo
 CUDA provider and the device-memory layer, and says what stays unverified. The exit code is 0 only
 if there was a device and nothing failed.
 
+A machine without PyTorch is given networks that were exported elsewhere: --bundle resnet20=FOLDER
+(the tests of engines use it too), --bundle resnet18=FOLDER, --bundle resnet50=FOLDER.
+
 WHEELS is what ``pip download`` fetched on a machine like it; PyTorch and TensorRT may come from the
 machine instead. Source packages in it (pycuda has no wheels) are compiled, which needs nvcc:
 
@@ -37,7 +40,7 @@ WORKER = REPOSITORY / "benchmarks" / "device_worker.py"
 SHIPPED = REPOSITORY / "resnet_edge" / "assets" / "resnet20-fashion-mnist.safetensors"
 IMAGES = REPOSITORY / "calibration" / "images" / "fashion-mnist"
 NETWORKS = ("resnet20", "resnet18", "resnet50")
-NO_INT8 = ("5.3", "6.2")
+NO_INT8 = (("trtexec", "5.3"), ("trtexec", "6.2"), ("tensorrt_rtx", "7.5"))
 GATE_NOT_MET = 3
 RANDOM_WEIGHTS = (
     "import sys, torch; from resnet_edge.models.zoo import create; torch.manual_seed(0);"
@@ -117,7 +120,7 @@ def check_device(session: Session, options: argparse.Namespace) -> None:
     if chosen.endswith(".toml"):
         chosen = str(Path(chosen).resolve())
     target = session.command("target", "targets", "show", chosen).values or {}
-    run_gpu_tests(session)
+    run_gpu_tests(session, named(options.bundle).get("resnet20"))
     for package, library in (("pycuda", "pycuda"), ("cuda.bindings", "cuda-python")):
         name = f"device memory through {library}"
         if session.package(package):
@@ -134,8 +137,14 @@ def check_device(session: Session, options: argparse.Namespace) -> None:
         check_rtx_refusal(session, bundles[0])
 
 
-def run_gpu_tests(session: Session) -> None:
-    """Run the tests marked gpu; what this machine has must not be skipped."""
+def run_gpu_tests(session: Session, bundle: str | None) -> None:
+    """Run the tests marked gpu; what this machine has must not be skipped.
+
+    Those of engines need a bundle of the shipped network, or PyTorch to export one.
+    """
+    required = session.required
+    if bundle is None and {"tensorrt", "tensorrt_rtx"} & set(required):
+        required.append("torch")
     report = session.work / "gpu-tests.xml"
     report.unlink(missing_ok=True)
     files = [f for f in (REPOSITORY / "tests").rglob("test_*.py") if "mark.gpu" in f.read_text()]
@@ -143,7 +152,10 @@ def run_gpu_tests(session: Session) -> None:
         "tests marked gpu",
         ["-m", "pytest", *map(str, sorted(files)), "-m", "gpu", "-q", "-p", "no:cacheprovider",
          "-c", str(REPOSITORY / "pyproject.toml"), f"--junitxml={report}"],
-        environment={"RESNET_EDGE_REQUIRE": ",".join(session.required)},
+        environment={
+            "RESNET_EDGE_REQUIRE": ",".join(required),
+            **({"RESNET_EDGE_BUNDLE": bundle} if bundle else {}),
+        },
         read=lambda _: read_junit(report) if report.is_file() else None,
         judge=lambda counted: "" if counted and counted["passed"] else "no test ran",
     )  # fmt: skip
@@ -226,7 +238,7 @@ def check_engines(
         reason = bad[0] if bad else "there is no target for this machine"
         session.skip(f"{network}: engines ({backend or 'no backend'})", reason)
         return
-    for precision in ("fp16",) if target["compute_capability"] in NO_INT8 else ("fp16", "int8"):
+    for precision in precisions(target):
         extra = ["--data", data or str(IMAGES / "calibration")] if precision == "int8" else []
         built = session.command(
             f"{network}: build {precision}",
@@ -250,6 +262,13 @@ def check_engines(
             else f"nothing of {backend} was measured"
         ),
     )  # fmt: skip
+
+
+def precisions(target: dict[str, Any]) -> tuple[str, ...]:
+    """Return the precisions that a target's backend offers on its GPU."""
+    if (target["backend"], target["compute_capability"]) in NO_INT8:
+        return ("fp16",)
+    return ("fp16", "int8")
 
 
 def check_rtx_refusal(session: Session, bundle: str) -> None:

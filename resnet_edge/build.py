@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from resnet_edge.backends.base import Backend
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 
-__all__ = ["BuildConfig", "BuildResult", "build", "engine_name", "layers_path"]
+__all__ = ["BuildConfig", "BuildResult", "build", "check_build", "engine_name", "layers_path"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def build(
         CalibrationError: INT8 is asked for and the bundle has no calibration.
         BuildError: The builder refused.
     """
+    check_build(bundle, target, config)
     backend = get_backend(target.backend)
-    _check(backend, target, config, bundle.model.image_spec)
     newest = target.opset_max(backend.version())
     source = within_opset(bundle, _source(bundle, backend, config), newest)
     calibration = implicit_calibration(bundle, config, images) if config.implicit else None
@@ -140,8 +139,20 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".layers.json")
 
 
-def _check(backend: Backend, target: Target, config: BuildConfig, spec: ImageSpec) -> None:
-    """Refuse what the target, then what the backend cannot do."""
+def check_build(bundle: Bundle, target: Target, config: BuildConfig) -> None:
+    """Refuse what the target, then what its backend cannot do; `build` begins with it.
+
+    Args:
+        bundle: Holds the model.
+        target: The device.
+        config: What to build.
+
+    Raises:
+        BackendUnavailableError: The target's library is not installed.
+        ConfigError: The target cannot run this precision, or its backend lacks an option.
+    """
+    backend = get_backend(target.backend)
+    spec = bundle.model.image_spec
     check_request(target, Request.of(config, spec, backend.probe().version))
     backend.check(config)
 

@@ -9,11 +9,13 @@ from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.targets import Target
 
-__all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
+__all__ = ["RTX_CAPABILITIES", "Request", "check_request", "dla_hint"]
 
 # TensorRT-RTX 1.5 support matrix, and ComputeCapability of its bindings (1.7)
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -32,6 +34,7 @@ class Request:
         implicit: INT8 by TensorRT's own calibration instead of Q/DQ pairs.
         hardware_compatible: An engine for every GPU from Ampere on.
         raw_pixels: The network takes uint8.
+        compute_capabilities: GPUs to build for ahead of time; empty for the target's.
         version: Of the backend's library, None where it is not known.
     """
 
@@ -42,6 +45,7 @@ class Request:
     implicit: bool = False
     hardware_compatible: bool = False
     raw_pixels: bool = False
+    compute_capabilities: tuple[str, ...] = ()
     version: str | None = None
 
     @classmethod
@@ -61,6 +65,7 @@ class Request:
             implicit=config.implicit is not None,
             hardware_compatible=config.hardware_compatible,
             raw_pixels=spec.input == "uint8",
+            compute_capabilities=config.compute_capabilities,
             version=version,
         )
 
@@ -90,6 +95,13 @@ def check_request(target: Target, request: Request) -> None:
         _check_version(target, request)
     if request.dla is not None:
         _check_dla(target, request, request.dla)
+
+
+def dla_hint(cores: int) -> str:
+    """Return what to do where a DLA core is asked for that is not there."""
+    if not cores:
+        return "leave out --dla: the GPU runs the whole network"
+    return "pass --dla " + " or ".join(map(str, range(cores)))
 
 
 def _check_cpu(request: Request) -> None:
@@ -125,7 +137,9 @@ def _check_rtx(target: Target, request: Request) -> None:
             f"{target.compute_capability}; it supports {', '.join(RTX_CAPABILITIES)})",
             hint='use TensorRT: backend = "tensorrt" in the target, on the device itself',
         )
-    if target.compute_capability == "7.5" and request.precision == "int8":
+    _check_capabilities(target, request.compute_capabilities)
+    capabilities = request.compute_capabilities or (target.compute_capability,)
+    if "7.5" in capabilities and request.precision == "int8":
         raise ConfigError(
             "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
             hint='use --fp16, or TensorRT: backend = "tensorrt" in the target',
@@ -137,17 +151,38 @@ def _check_rtx(target: Target, request: Request) -> None:
         )
 
 
+def _check_capabilities(target: Target, asked: Sequence[str]) -> None:
+    listed = ",".join(asked)
+    if unknown := [capability for capability in asked if capability not in RTX_CAPABILITIES]:
+        raise ConfigError(
+            f"--compute-capability {listed}: TensorRT-RTX does not know {unknown[0]!r}",
+            hint=f"it supports {', '.join(RTX_CAPABILITIES)}",
+        )
+    if len(set(asked)) < len(asked):
+        raise ConfigError(f"--compute-capability {listed} names one twice", hint="name it once")
+    if asked and target.compute_capability not in asked:
+        raise ConfigError(
+            f"--compute-capability {listed} leaves out that of {target.name} itself, "
+            f"{target.compute_capability}",
+            hint="add it, or pass the target of one of these GPUs",
+        )
+
+
 def _check_version(target: Target, request: Request) -> None:
     version = request.version
     if version is None:
         return
     if target.software and not target.software_of(tensorrt=version):
-        ranges = dict.fromkeys(range_.tensorrt for range_ in target.software)
+        ranges = dict.fromkeys(
+            (low, high if "." in high else f"{high}.x")
+            for low, high in (range_.tensorrt for range_ in target.software)
+        )
         known = ", ".join(low if low == high else f"{low} to {high}" for low, high in ranges)
+        right = "the TensorRT that the device's JetPack brings" if target.soc else "one of those"
         raise ConfigError(
             f"TensorRT {version} does not run on {target.name}{_jetpacks(target)}: {known} do",
-            hint="use the TensorRT that the device's JetPack brings; if NVIDIA supports this one "
-            f"by now: resnet-edge targets copy {target.name} mine, and add it under software",
+            hint=f"use {right}; if NVIDIA supports this one by now: resnet-edge targets copy "
+            f"{target.name} mine, and add it under software",
         )
     if request.raw_pixels and parts(version) < (8, 5):
         raise ConfigError(
@@ -171,11 +206,8 @@ def _jetpacks(target: Target) -> str:
 
 def _check_dla(target: Target, request: Request, core: int) -> None:
     if not 0 <= core < target.dla_cores:
-        has = f"{target.dla_cores} DLA cores, counted from 0" if target.dla_cores else "no DLA"
-        raise ConfigError(
-            f"{target.name} has {has}: cannot use core {core}",
-            hint="leave out --dla: the GPU runs the whole network",
-        )
+        missing = f"DLA core {core}" if target.dla_cores else "DLA"
+        raise ConfigError(f"{target.name} has no {missing}", hint=dla_hint(target.dla_cores))
     fitting = target.software_of(tensorrt=request.version)
     if target.software and not any(range_.dla for range_ in fitting):
         asked = f"TensorRT {request.version}" if request.version else "its JetPack"

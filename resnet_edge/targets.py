@@ -88,7 +88,7 @@ class Target:
         workspace_mb: What the builder may use; None for a quarter of the memory, at most 8 GiB.
         soc: Of a Jetson, for example ``tegra234``.
         modules: Part numbers of a Jetson module, or their beginnings.
-        gpus: Names that the driver gives this GPU, or their beginnings.
+        gpus: Names that the driver gives this GPU, whole: a laptop's begins like a desktop's.
         software: Releases that run on it; empty if not stated.
         power_modes: Of ``nvpmodel``, as shipped; the device's own list wins.
         super_modes: Of the modules that have them.

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from resnet_edge.errors import ConfigError
+from resnet_edge.request import Request, check_request
+from resnet_edge.targets import Target, list_targets
 from tests.conftest import REPOSITORY, require
 from tests.device.test_driver import DRIVER, compile_library
 
@@ -115,6 +118,16 @@ def test_packages_come_from_a_folder_over_what_is_there(tmp_path: Path) -> None:
     assert (step.detail, step.values) == ("", 42)
 
 
+@pytest.mark.parametrize("target", [t for t in list_targets() if t.backend != "onnxruntime"])
+def test_int8_is_expected_of_every_target_that_does_not_refuse_it(target: Target) -> None:
+    try:
+        check_request(target, Request("int8"))
+        offered: tuple[str, ...] = ("fp16", "int8")
+    except ConfigError:
+        offered = ("fp16",)
+    assert device_check.precisions(vars(target)) == offered
+
+
 def session_with(tmp_path: Path, doctor: dict[str, Any]) -> Any:
     return device_session.Session(sys.executable, tmp_path, 60.0, doctor)
 
@@ -143,6 +156,26 @@ def test_what_is_there_may_not_be_skipped(tmp_path: Path) -> None:
     assert session.required == ["cuda", "gpu", "tensorrt", "tensorrt_rtx", "torch"]
     doctor["backends"]["tensorrt_rtx"]["checks"][0]["status"] = "warn"
     assert "tensorrt_rtx" not in session.required
+
+
+def test_tests_of_engines_are_not_skipped_for_want_of_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, str]] = []
+
+    def run(self: Any, name: str, arguments: Any, *, environment: Any, **_: Any) -> Any:
+        given.append(environment)
+        return device_session.Step(name, "passed")
+
+    monkeypatch.setattr(device_session.Session, "run", run)
+    session = session_with(tmp_path, doctor_of())
+    device_check.run_gpu_tests(session, None)
+    device_check.run_gpu_tests(session, "/somewhere/resnet20")
+    without, with_bundle = given
+    assert "torch" in without["RESNET_EDGE_REQUIRE"].split(",")
+    assert "RESNET_EDGE_BUNDLE" not in without
+    assert "torch" not in with_bundle["RESNET_EDGE_REQUIRE"].split(",")
+    assert with_bundle["RESNET_EDGE_BUNDLE"] == "/somewhere/resnet20"
 
 
 def test_a_test_report_is_counted(tmp_path: Path) -> None:

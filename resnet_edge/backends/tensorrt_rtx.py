@@ -16,7 +16,6 @@ from resnet_edge.backends.tensorrt.settings import PlanRequest
 from resnet_edge.errors import (
     BackendUnavailableError,
     BundleError,
-    ConfigError,
     EngineMismatchError,
 )
 from resnet_edge.progress import SILENT
@@ -36,7 +35,6 @@ __all__ = ["TensorRTRtxBackend", "build_plan", "runtime_cache_path"]
 
 log = logging.getLogger(__name__)
 
-_TURING = "7.5"
 _EXPERIMENTAL_INT8 = (
     "experimental: TensorRT for RTX documents INT8 for matrix products only; INT8 convolutions "
     "build, but nothing promises that they run as INT8"
@@ -66,11 +64,6 @@ class TensorRTRtxBackend(ModuleBackend):
         """Build for one or several compute capabilities, ahead of time."""
         trt = self.load()
         capabilities = config.compute_capabilities or (target.compute_capability,)
-        if _TURING in capabilities and config.precision == "int8":
-            raise ConfigError(
-                "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
-                hint="use --fp16",
-            )
         own = config.workspace
         workspace = target.workspace_bytes if own is None else own << 20
         request = PlanRequest(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import shlex
 import tempfile
 from dataclasses import dataclass, replace
@@ -163,9 +162,6 @@ class TrtexecBackend(Backend):
             version = find_trtexec().version
         except BackendUnavailableError as error:
             return error.message
-        here = f"{platform.system()} {platform.machine()}"
-        if sidecar.system != here:
-            return f"it was built on {sidecar.system}, this is {here}"
         return mismatch(sidecar, version, _gpu())
 
     def open(self, engine: Path, sidecar: Sidecar) -> Session:

@@ -129,6 +129,7 @@ def build(
     from resnet_edge.arrays import open_calibration
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build as run_build
+    from resnet_edge.build import check_build
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.recipes import load_recipe
@@ -165,6 +166,7 @@ def build(
     if print_trtexec is not None:
         _print_command(out, opened, resolved, config, print_trtexec)
         return
+    check_build(opened, resolved, config)  # before a calibration, which may take long
     if from_cache is not None:
         adopt(opened, from_cache, "cache")
     images = None if data is None else open_calibration(data)

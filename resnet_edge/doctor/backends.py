@@ -5,22 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from resnet_edge.device.jetpack import RELEASES
+from resnet_edge.device.automatic import automatic_target
 from resnet_edge.device.versions import parts, within
 from resnet_edge.doctor.board import check_driver
 from resnet_edge.doctor.checks import Check, fail, not_applicable, ok, warn
-from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.request import RTX_CAPABILITIES
+from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Sequence
 
     from resnet_edge.device.installs import Bindings
     from resnet_edge.device.machine import Machine
+    from resnet_edge.targets import Target
 
-__all__ = ["BACKENDS", "check_device_memory"]
+__all__ = ["BACKENDS", "check_backends", "check_device_memory"]
+
+BACKENDS = ("pytorch", "onnxruntime", "tensorrt", "tensorrt_rtx", "trtexec")
 
 _DEVICE_LIBRARIES = (("pycuda", "pycuda"), ("cuda.bindings", "cuda-python"))  # in this order
+_OLDEST_PYTHON = (3, 10)  # that resnet-edge runs on
+_TRTEXEC_INSTEAD = 'use backend = "trtexec" in the target, which --target auto does'
+
+
+def check_backends(machine: Machine, targets: Sequence[Target]) -> dict[str, tuple[Check, ...]]:
+    """Return the checks of every backend."""
+    checks = (
+        check_pytorch(machine),
+        check_onnxruntime(machine),
+        check_tensorrt(machine, targets),
+        check_tensorrt_rtx(machine),
+        check_trtexec(machine),
+    )
+    return dict(zip(BACKENDS, map(tuple, checks), strict=True))
 
 
 def check_pytorch(machine: Machine) -> list[Check]:
@@ -62,7 +79,7 @@ def check_onnxruntime(machine: Machine) -> list[Check]:
     return [*checks, warn("CUDA provider", "not in this build", fix)]
 
 
-def check_tensorrt(machine: Machine) -> list[Check]:
+def check_tensorrt(machine: Machine, targets: Sequence[Target]) -> list[Check]:
     """Check TensorRT's Python package and everything that running an engine needs."""
     package = machine.usable("tensorrt")
     if package is None:
@@ -75,15 +92,15 @@ def check_tensorrt(machine: Machine) -> list[Check]:
             warn("installations", f"another one lies in {', '.join(others)}",
                  "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13, to use that of the system")
         )  # fmt: skip
-    return [*checks, *_fit(machine, version), _needs_gpu(machine), check_device_memory(machine)]
+    fit = _fit(machine, version, targets)
+    return [*checks, *fit, _needs_gpu(machine), check_device_memory(machine)]
 
 
-def _fit(machine: Machine, version: str) -> list[Check]:
+def _fit(machine: Machine, version: str, targets: Sequence[Target]) -> list[Check]:
     """Check TensorRT against JetPack and numpy."""
     checks = []
-    jetpack = machine.jetson.jetpack if machine.jetson else None
-    if jetpack:
-        checks.append(_fits_jetpack(version, jetpack))
+    if machine.jetson and machine.jetson.jetpack:
+        checks += _fits_jetpack(machine, machine.jetson.jetpack, version, targets)
     numpy = machine.usable("numpy")
     if numpy and within(version, "8", "8.5.2") and parts(numpy.version or "") >= (1, 24):
         checks.append(
@@ -94,18 +111,23 @@ def _fit(machine: Machine, version: str) -> list[Check]:
     return checks
 
 
-def _fits_jetpack(version: str, jetpack: str) -> Check:
-    brought = next((r.tensorrt for r in RELEASES if r.jetpack == jetpack), None)
-    if brought is None or parts(version)[:1] == parts(brought)[:1]:
-        return ok("JetPack", f"{jetpack} goes with TensorRT {version}")
-    if parts(version) >= (11, 4, 1) and within(jetpack, "7.2.2"):
-        return ok("JetPack", f"{jetpack} goes with TensorRT {version} on AGX Orin and Thor")
-    return fail(
-        "JetPack",
-        f"TensorRT {version} is not for JetPack {jetpack}, which brings {brought}",
-        "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13; "
-        "sudo apt install python3-libnvinfer; python3 -m venv --system-site-packages .venv",
-    )
+def _fits_jetpack(
+    machine: Machine, jetpack: str, version: str, targets: Sequence[Target]
+) -> list[Check]:
+    """Check TensorRT by the rule that refuses a build."""
+    try:
+        target = automatic_target(machine.jetson, machine.driver, machine.memory.total, targets)
+    except ConfigError:  # a check of its own says so
+        return []
+    try:
+        check_request(target, Request("fp16", version=version))
+    except ConfigError as error:
+        fix = (
+            "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13; "
+            "sudo apt install python3-libnvinfer; python3 -m venv --system-site-packages .venv"
+        )
+        return [fail("JetPack", error.message, fix)]
+    return [ok("JetPack", f"{jetpack} goes with TensorRT {version}")]
 
 
 def _no_bindings(machine: Machine) -> Check:
@@ -125,7 +147,7 @@ def _no_bindings(machine: Machine) -> Check:
             return fail(
                 "package",
                 f"JetPack {machine.jetson.jetpack} has TensorRT for Python 3.6 or 3.8 only",
-                'use backend = "trtexec" in the target, which --target auto does',
+                _TRTEXEC_INSTEAD,
             )
         return fail("package", "not installed", "sudo apt install python3-libnvinfer, then "
                     "python3 -m venv --system-site-packages .venv")  # fmt: skip
@@ -139,12 +161,14 @@ def _wheel(machine: Machine) -> str:
 
 def _hidden(machine: Machine, bindings: Bindings) -> Check:
     running = ".".join(machine.python.split(".")[:2])
-    if bindings.python not in (None, running):
+    if bindings.python is not None and bindings.python != running:
         return fail(
             "package",
             f"TensorRT in {bindings.folder} is for Python {bindings.python}, this is {running}",
-            f"python{bindings.python} -m venv --system-site-packages .venv, if resnet-edge runs "
-            'on it (3.10 or newer); else backend = "trtexec" in the target',
+            _TRTEXEC_INSTEAD
+            if parts(bindings.python) < _OLDEST_PYTHON
+            else f"python{bindings.python} -m venv --system-site-packages .venv, and install "
+            "resnet-edge there",
         )
     return fail(
         "package",
@@ -218,12 +242,3 @@ def _missing(machine: Machine, name: str, fix: str) -> Check:
         return fail("package", "not installed", fix)
     again = fix.replace("pip install", "pip install --force-reinstall")
     return fail("package", f"cannot be imported: {package.error}", again)
-
-
-BACKENDS: Mapping[str, Callable[[Machine], list[Check]]] = {
-    "pytorch": check_pytorch,
-    "onnxruntime": check_onnxruntime,
-    "tensorrt": check_tensorrt,
-    "tensorrt_rtx": check_tensorrt_rtx,
-    "trtexec": check_trtexec,
-}

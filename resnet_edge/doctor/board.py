@@ -120,7 +120,7 @@ def check_clocks(machine: Machine) -> Check:
     if clock is None:
         return warn("clocks", "cannot be read", "sudo jetson_clocks --show")
     if not clock.locked:
-        limits = f"{clock.minimum / 1e6:.0f} to {clock.maximum / 1e6:.0f} MHz"
+        limits = f"{clock.minimum / 1e6:.0f} and {clock.maximum / 1e6:.0f} MHz"
         return warn("clocks", f"GPU moves between {limits}", "sudo jetson_clocks")
     return ok("clocks", f"GPU locked at {clock.maximum / 1e6:.0f} MHz")
 

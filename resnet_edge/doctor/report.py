@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.doctor.backends import BACKENDS
+from resnet_edge.doctor.backends import check_backends
 from resnet_edge.doctor.board import check_board
 from resnet_edge.errors import BackendUnavailableError
 
@@ -63,5 +63,5 @@ def examine(machine: Machine, targets: Sequence[Target]) -> Report:
     return Report(
         machine=machine,
         board=tuple(check_board(machine, targets)),
-        backends={name: tuple(check(machine)) for name, check in BACKENDS.items()},
+        backends=check_backends(machine, targets),
     )

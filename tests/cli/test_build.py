@@ -33,6 +33,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, bundle_copy: Path) -> Any:
 
     def asked(*flags: object) -> Asked:
         monkeypatch.setattr("resnet_edge.build.build", build)
+        monkeypatch.setattr("resnet_edge.build.check_build", lambda *_: None)
         with pytest.raises(Asked) as caught:
             run(["build", str(bundle_copy), "--target", "cpu", "--debug", *map(str, flags)])
         return caught.value
@@ -92,6 +93,16 @@ def test_contradictions_end_the_command_with_a_hint(
     assert code == 1
     assert words in json.loads(capsys.readouterr().out)["error"]["hint"]
     assert not (bundle_copy / "engines").exists()
+
+
+def test_what_the_target_cannot_do_is_refused_before_it_is_calibrated_for(
+    bundle_copy: Path, shipped_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in bundle_copy.iterdir()}
+    flags = ["--int8", "--target", "jetson-nano", "--data", str(shipped_images / "test"), "--json"]
+    assert run(["build", str(bundle_copy), *flags]) == 1
+    assert "no INT8" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert {path: path.read_bytes() for path in bundle_copy.iterdir()} == before
 
 
 def test_the_result_says_what_was_asked_for_and_what_to_know(

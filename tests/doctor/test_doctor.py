@@ -83,7 +83,7 @@ FAULTS = [
      "MODE_15W; the fastest is MAXN", "sudo nvpmodel -m 0"),
     (XAVIER, "machine", "power mode", "warn", "MODE_20W_6CORE", "nvpmodel -m 8"),
     (on_jetson(ORIN, power_mode=None), "machine", "power mode", "warn", "cannot", "nvpmodel -q"),
-    (XAVIER, "machine", "clocks", "warn", "115 to 1109 MHz", "sudo jetson_clocks"),
+    (XAVIER, "machine", "clocks", "warn", "between 115 and 1109 MHz", "sudo jetson_clocks"),
     (on_jetson(ORIN, clock=None), "machine", "clocks", "warn", "cannot be read", "--show"),
     (XAVIER, "machine", "memory", "warn", "swap 0.0", "mkswap"),
     (replace(RTX, memory=Memory(8 * GB, GB, 0)), "machine", "memory", "warn", "1.0 of 8.0",
@@ -128,6 +128,8 @@ FAULTS = [
     (replace(with_package(ORIN, tensorrt=None), python="3.12.3",
              bindings=(Bindings(DIST, "3.10", visible=False),)),
      "tensorrt", "package", "fail", "is for Python 3.10, this is 3.12", "python3.10 -m venv"),
+    (replace(XAVIER, bindings=(Bindings(DIST, "3.8", visible=False),)), "tensorrt", "package",
+     "fail", "is for Python 3.8, this is 3.10", 'use backend = "trtexec"'),
     (replace(with_package(ORIN, tensorrt=None), bindings=()), "tensorrt", "package", "fail",
      "not installed", "python3-libnvinfer"),
     (XAVIER, "tensorrt", "package", "fail", "Python 3.6 or 3.8", "trtexec"),
@@ -142,9 +144,11 @@ FAULTS = [
     (with_package(ORIN, tensorrt=Package("10.3.0", "/venv/tensorrt/__init__.py")), "tensorrt",
      "installations", "warn", DIST, "pip uninstall"),
     (with_package(ORIN, tensorrt=Package("11.4.0.106", f"{DIST}/__init__.py")), "tensorrt",
-     "JetPack", "fail", "not for JetPack 6.2, which brings 10.3.0", "pip uninstall"),
+     "JetPack", "fail", "JetPack 6.1 to 6.2.2: 10.3.0 to 10.7.0 do", "pip uninstall"),
+    (with_package(ORIN, tensorrt=Package("10.16.1.11", f"{DIST}/__init__.py")), "tensorrt",
+     "JetPack", "fail", "TensorRT 10.16.1.11 does not run", "pip uninstall"),
     (on_jetson(with_package(ORIN, tensorrt=Package("11.4.1", DIST)), jetpack="7.2.1"), "tensorrt",
-     "JetPack", "fail", "7.2.1", "python3-libnvinfer"),
+     "JetPack", "fail", "JetPack 7.2: 10.16 do", "python3-libnvinfer"),
     (on_jetson(with_package(ORIN, tensorrt=Package("8.5.2.2", DIST)), jetpack="5.1.2"),
      "tensorrt", "numpy", "fail", "np.bool", "trtexec"),
     (with_package(ORIN, pycuda=None), "tensorrt", "device memory", "fail", "neither",
@@ -197,6 +201,12 @@ def test_pycuda_is_used_before_cuda_python() -> None:
 def test_tensorrt_11_4_1_goes_with_jetpack_7_2_2() -> None:
     machine = on_jetson(with_package(ORIN, tensorrt=Package("11.4.1", DIST)), jetpack="7.2.2")
     assert check_of(machine, "tensorrt", "JetPack").status == "ok"
+
+
+def test_a_module_without_a_target_is_no_fault_of_its_tensorrt() -> None:
+    report = report_of(on_jetson(ORIN, modules=("p1-1",)))
+    assert report.usable("tensorrt")
+    assert [check.name for check in report.board if check.status == "fail"] == ["target"]
 
 
 def test_a_desktop_has_no_power_mode_and_an_unlisted_gpu_has_a_target() -> None:

@@ -13,8 +13,9 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
 from resnet_edge.device.driver import query_driver
+from resnet_edge.errors import ConfigError
 from resnet_edge.reference import Golden
-from resnet_edge.request import RTX_CAPABILITIES
+from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.targets import Target
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
@@ -52,6 +53,10 @@ def bundle(bundle_copy: Path) -> Bundle:
 
 def engine(bundle: Bundle, target: Target, precision: Precision, **options: Any) -> Any:
     """Build and open an engine; it must be the engine that runs, not its graph."""
+    try:
+        check_request(target, Request(precision))
+    except ConfigError as refused:  # INT8 on an RTX 20 card
+        pytest.skip(refused.message)
     result = build(bundle, target, BuildConfig(precision, profile=(1, 8, 32), **options))
     candidate = find_candidate(bundle, engine=result.engine)
     assert candidate.executed == "engine", candidate.obstacle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING
 
 from resnet_edge.device.versions import parts
@@ -27,6 +28,9 @@ def mismatch(sidecar: Sidecar, version: str, gpu: Gpu | None) -> str | None:
         gpu: Of this machine; None where it is not known, which is no reason by itself.
     """
     settings = sidecar.settings
+    system = f"{platform.system()} {platform.machine()}"
+    if sidecar.system != system and sidecar.backend != "tensorrt_rtx":  # RTX: any system's engine
+        return f"it was built on {sidecar.system}, this is {system}"
     built_with, here = sidecar.runtime_version, version
     reaches = settings.get("version_compatible") and _reaches(parts(built_with), parts(here))
     if built_with != here and not reaches:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.request import dla_hint
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,7 +27,7 @@ def place_on_dla(
     builder_config: tensorrt.IBuilderConfig,
     core: int,
 ) -> str:
-    """Let a DLA core run every layer it can, and say which ones it cannot.
+    """Let a DLA core run every layer it can, say where each layer goes, and return a summary.
 
     Args:
         trt: The module.
@@ -41,30 +42,26 @@ def place_on_dla(
     cores = builder.num_DLA_cores
     if not 0 <= core < cores:
         raise ConfigError(
-            f"TensorRT finds {cores} DLA cores here: cannot use core {core}",
-            hint="leave out --dla: the GPU runs the whole network"
-            if not cores
-            else f"pass --dla 0 to {cores - 1}",
+            f"TensorRT finds {cores} DLA cores here: cannot use core {core}", hint=dla_hint(cores)
         )
     builder_config.default_device_type = trt.DeviceType.DLA
     builder_config.DLA_core = core
     builder_config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    left = []
+    placed: list[str] = []
+    left: list[str] = []
     for index in range(network.num_layers):
         layer: tensorrt.ILayer = network.get_layer(index)
-        fits = builder_config.can_run_on_DLA(layer)
-        log.debug("%s: %s", layer.name, "DLA" if fits else "GPU")
-        if not fits:
-            left.append(layer.name)
-    placed = network.num_layers - len(left)
+        (placed if builder_config.can_run_on_DLA(layer) else left).append(layer.name)
     if not placed:
         raise ConfigError(
             f"the DLA can run none of the network's {len(left)} layers",
             hint="leave out --dla: the GPU runs the whole network",
         )
-    note = f"DLA core {core} can run {placed} of {network.num_layers} layers"
+    # Every layer is named, and now: the build that follows may take minutes.
+    log.info("DLA core %d can run: %s", core, ", ".join(placed))
+    log.info("the GPU runs: %s", ", ".join(left) or "nothing")
+    note = f"DLA core {core} can run {len(placed)} of {network.num_layers} layers"
     if left:
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         note += f"; the GPU runs {', '.join(left[:_NAMED])}{more}"
-    log.info("%s", note)  # now, before a build that may take minutes
     return note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ ENGINE = Sidecar(
     target="jetson-agx-orin-64gb",
     compute_capabilities=("8.7",),
     device="Orin",
-    system="Linux aarch64",
+    system=f"{platform.system()} {platform.machine()}",
     precision="fp16",
     rest="fp16",
     onnx="model.onnx",
@@ -35,6 +36,12 @@ ENGINE = Sidecar(
 
 def test_an_engine_runs_where_it_was_built() -> None:
     assert mismatch(ENGINE, "10.3.0", ORIN) is None
+
+
+def test_an_engine_of_another_system_is_refused_unless_rtx_built_it() -> None:
+    engine = replace(ENGINE, system="Linux riscv64")
+    assert "riscv64" in str(mismatch(engine, "10.3.0", ORIN))
+    assert mismatch(replace(engine, backend="tensorrt_rtx"), "10.3.0", ORIN) is None
 
 
 def test_a_gpu_that_is_not_known_is_no_reason_but_the_version_is() -> None:
