@@ -41,8 +41,8 @@ def within_opset(bundle: Bundle, source: str, newest: int | None) -> str:
     except GraphError as error:
         raise ConfigError(
             f"{source} has opset {had}, this TensorRT reads {newest} at most: {error.message}",
-            hint=f"write the ONNX file it came from with opset {newest} and import it again; if this "
-            "TensorRT reads more, correct opset_max in the target",
+            hint=f"write the ONNX file it came from with opset {newest} and import it again; or, "
+            "if this TensorRT reads more, correct opset_max in the target",
         ) from error
     bundle.record(name, record)
     return name
