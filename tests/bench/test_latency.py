@@ -16,13 +16,21 @@ from resnet_edge.bench.machine import describe_machine
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.cli.bench import _render
+from resnet_edge.data import open_images
 from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.export import ExportConfig, export
+from resnet_edge.imaging import FASHION_MNIST
 from resnet_edge.pipeline import contenders
 from resnet_edge.targets import load_target
+from resnet_edge.verify.accuracy import verify
+from resnet_edge.verify.candidate import find_candidate
+from tests.conftest import require
 from tests.emulation.device import run_on_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from resnet_edge.models.resnet import ResNet
 
 QUICK = BenchConfig(duration=0.0, iterations=12, warm_up=0.0)
 
@@ -126,6 +134,23 @@ def test_the_table_has_the_parts_of_whoever_knows_them() -> None:
     first, second = (line for line in both.splitlines() if "onnxruntime" in line)
     assert first.count("–") == 3
     assert all(median in second for median in ("1.500", "7.250", "2.125", "12.000"))
+
+
+def test_a_checkpoint_that_is_a_directory_is_measured_and_the_reference(
+    tiny_resnet: ResNet, shipped_images: Path, tmp_path: Path
+) -> None:
+    safetensors = require("safetensors.torch")
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    safetensors.save_file(tiny_resnet.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "resnet"}')
+    spec = replace(FASHION_MNIST, resize=8, crop=(8, 8))
+    bundle = export(folder, tmp_path / "bundle", ExportConfig(image_spec=spec)).bundle
+    results, _ = bench(bundle, contenders(bundle), QUICK)
+    assert [r.contender.backend for r in results] == ["pytorch", "onnxruntime"]
+    images = open_images(shipped_images / "test")
+    images.labels = images.class_names = None  # type: ignore[misc]  # the network has two classes
+    assert verify(bundle, find_candidate(bundle), images, max_drop=5).source == "pytorch"
 
 
 @pytest.mark.parametrize("batches", [(), (0,), (1, -2)])
