@@ -94,7 +94,7 @@ def test_where_a_tensorrt_engine_spends_its_time_is_told_by_the_gpu(
         from tests.backends.tensorrt.flow import Flow
 
         flow = Flow(bundle)
-        flow.build(**options)
+        flow.build(precision="fp16", **options)
         install = "from tests.emulation.fake_tensorrt.module import install"
         in_workers = Path(bundle).parent / "sitecustomize.py"  # each is a process of its own
         in_workers.write_text(f"{install}; install({version!r})")
