@@ -25,22 +25,22 @@ __all__ = ["Batch", "Feeds", "ImageBatches", "portions"]
 _MAX_CORRUPT = 0.10
 
 
-def portions(rows: NDArray[Any], batch: int | None) -> Iterator[tuple[NDArray[Any], int]]:
+def portions(
+    rows: NDArray[Any], fewest: int, most: int | None
+) -> Iterator[tuple[NDArray[Any], int]]:
     """Cut rows into what a network takes at once, and say how many of them are meant.
 
     Args:
         rows: At least one.
-        batch: The only number of rows it takes, the last portion being filled up from its own
-            first ones; None if it takes any.
+        fewest: Rows that it takes, the last portion being filled up from its own first ones.
+        most: Rows that it takes; None if there is no limit.
     """
     import numpy as np
 
-    if batch is None:
-        yield rows, len(rows)
-        return
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        yield part[np.arange(batch) % len(part)], len(part)
+    for start in range(0, len(rows), most or len(rows)):
+        part = rows[start : start + most] if most else rows
+        filled = part if len(part) >= fewest else part[np.arange(fewest) % len(part)]
+        yield filled, len(part)
 
 
 @dataclass(frozen=True)

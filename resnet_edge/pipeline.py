@@ -107,7 +107,7 @@ def contenders(bundle: Bundle, checkpoint: Path | None = None) -> list[Contender
     found = []
     source = checkpoint or Path(bundle.model.source)
     in_pytorch = bundle.model.architecture != "onnx"
-    if in_pytorch and importlib.util.find_spec("torch") is not None and source.is_file():
+    if in_pytorch and importlib.util.find_spec("torch") is not None and source.exists():
         found.append(Contender("pytorch", "fp32", source))
     found.append(Contender("onnxruntime", "fp32", bundle.artifact(MODEL)))
     for name in bundle.names():

@@ -19,31 +19,40 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-counts, sizes = st.integers(1, 40), st.none() | st.integers(1, 12)
+Range = tuple[int, "int | None"]
+counts = st.integers(1, 40)
+ranges = st.tuples(st.integers(1, 12), st.none() | st.integers(0, 12)).map(
+    lambda pair: (pair[0], None if pair[1] is None else pair[0] + pair[1])
+)
 
 
-@given(counts, sizes)
-def test_every_row_is_in_one_portion_and_all_portions_have_the_size(
-    count: int, size: int | None
+@given(counts, ranges)
+def test_every_row_is_in_one_of_the_fewest_portions_that_the_network_takes(
+    count: int, limits: Range
 ) -> None:
+    fewest, most = limits
     rows = np.arange(count * 2).reshape(count, 2)
-    found = list(portions(rows, size))
+    found = list(portions(rows, fewest, most))
     assert np.array_equal(np.concatenate([part[:meant] for part, meant in found]), rows)
-    assert {len(part) for part, _ in found} == {size or count}
+    assert len(found) == (1 if most is None else -(-count // most))
+    assert all(len(part) == max(fewest, meant) for part, meant in found)
+    assert all(most is None or len(part) <= most for part, _ in found)
     for part, meant in found:  # filled up with its own first rows
         assert np.array_equal(part[meant:], part[np.arange(meant, len(part)) % meant])
 
 
 class Strict(Session):
-    """Doubles its rows, and gives their sum beside them; takes one number of rows."""
+    """Doubles its rows, and gives their sum beside them; takes so many rows."""
 
-    def __init__(self, batch: int | None) -> None:
-        self.inputs = (TensorSpec("x", (batch, 2), "float32"),)
+    def __init__(self, limits: Range) -> None:
+        fewest, most = self.limits = limits
+        self.inputs = (TensorSpec("x", (fewest if fewest == most else None, 2), "float32"),)
         self.outputs = ()
         self.calls: list[int] = []
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        assert self.batch in (None, len(feed["x"]))
+        fewest, most = self.limits
+        assert fewest <= len(feed["x"]) <= (most or len(feed["x"]))
         self.calls.append(len(feed["x"]))
         return {"twice": 2 * feed["x"], "sum": feed["x"].sum(1)}
 
@@ -51,15 +60,33 @@ class Strict(Session):
         pass
 
 
-@given(counts, sizes)
-def test_a_session_runs_any_number_of_rows_whatever_it_takes(count: int, size: int | None) -> None:
+class Profiled(Strict):
+    """Says what it takes as an engine with a profile does."""
+
+    @property
+    def batch_range(self) -> Range:
+        return self.limits
+
+
+@given(counts, ranges)
+def test_a_session_runs_any_number_of_rows_whatever_it_takes(count: int, limits: Range) -> None:
     rows = np.random.default_rng(count).normal(size=(count, 2))
-    session = Strict(size)
+    session = Profiled(limits)
     found = session.run_rows(rows)
     assert np.array_equal(found["twice"], 2 * rows)
     assert np.array_equal(found["sum"], rows.sum(1))
-    assert len(session.calls) == (1 if size is None else -(-count // size))
-    assert len(Strict(None).run_rows(rows, batch=size)["sum"]) == count
+    assert len(session.calls) == (1 if limits[1] is None else -(-count // limits[1]))
+
+
+@given(counts, st.integers(1, 12))
+def test_what_a_session_takes_is_read_from_its_input_or_asked_for(count: int, batch: int) -> None:
+    rows = np.ones((count, 2))
+    fixed, free, asked = Strict((batch, batch)), Strict((1, None)), Strict((1, None))
+    for session, wanted in ((fixed, None), (free, None), (asked, batch)):
+        assert len(session.run_rows(rows, wanted)["sum"]) == count
+    assert set(fixed.calls) == {batch}
+    assert free.calls == [count]
+    assert asked.calls == fixed.calls
 
 
 class Broken(IdxImages):

@@ -83,16 +83,17 @@ class Session(Closing):
         """Run once and return every output."""
 
     @property
-    def batch(self) -> int | None:
-        """Images per call, None where any number runs."""
-        return self.inputs[0].shape[0]
+    def batch_range(self) -> tuple[int, int | None]:
+        """Fewest and most images per call; the most is None where there is no limit."""
+        fixed = self.inputs[0].shape[0]
+        return fixed or 1, fixed
 
     def run_rows(self, rows: NDArray[Any], batch: int | None = None) -> dict[str, NDArray[Any]]:
         """Run any number of images, whatever batch the network takes.
 
         Args:
             rows: The images.
-            batch: Images per call; default `batch`.
+            batch: Images per call; default as many as `batch_range` allows.
 
         Returns:
             Every output, with one row for each image.
@@ -100,7 +101,7 @@ class Session(Closing):
         import numpy as np
 
         name, parts = self.inputs[0].name, []
-        for part, count in portions(rows, batch or self.batch):
+        for part, count in portions(rows, *((batch, batch) if batch else self.batch_range)):
             found = self.run({name: part})
             parts.append(found if count == len(part) else {k: v[:count] for k, v in found.items()})
         if len(parts) == 1:
@@ -126,7 +127,7 @@ class Timings:
 
 
 class SelfTimed(Session):
-    """A session whose calls can only be timed by the runtime itself."""
+    """A session that times its calls itself, since it knows what the clock outside cannot."""
 
     @abstractmethod
     def measure(

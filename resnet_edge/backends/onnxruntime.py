@@ -65,11 +65,6 @@ class OnnxRuntimeBackend(Backend):
 
     def graph(self, config: BuildConfig) -> Graph:
         """Return the fully quantized CPU twin for INT8, else the float model."""
-        if config.precision == "fp16":
-            raise ConfigError(
-                "ONNX Runtime has no FP16 kernels for this CPU; it would be slower than FP32",
-                hint="use --int8, or an rtx target",
-            )
         return "int8-cpu" if config.precision == "int8" else "fp32"
 
     def build(

@@ -92,9 +92,9 @@ class BenchResult:
     seconds: float
     parts_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
-    def percentile(self, percent: float) -> float:
-        """Return a latency percentile in milliseconds (nearest rank)."""
-        return _percentile(self.latencies_ms, percent)
+    def percentile(self, percent: float, part: str | None = None) -> float:
+        """Return a percentile of the latency or of a part of it, in milliseconds (nearest rank)."""
+        return _percentile(self.parts_ms[part] if part else self.latencies_ms, percent)
 
     @property
     def throughput_ips(self) -> float:

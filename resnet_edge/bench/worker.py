@@ -3,7 +3,8 @@
 Reads commands on stdin, one JSON object a line, and answers each with one line on stdout:
 ``{"warm_up_s": …}`` settles the session, ``{"seconds": …, "count": …}`` measures a block and
 returns the latency of every call in milliseconds, and its parts where the runtime knows them. A
-session that only the runtime can time warms up in every block, since each is a process.
+session that times itself warms up in every block: trtexec is a new process each time, and a GPU
+slows down while others are measured.
 """
 
 from __future__ import annotations

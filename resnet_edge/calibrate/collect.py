@@ -248,8 +248,9 @@ def _batch_size(session: Session, name: str, spec: ImageSpec) -> int:
     """Choose the batch so that its activations stay within a budget, where the network lets us."""
     import numpy as np
 
-    if session.batch is not None:
-        return session.batch
+    _, most = session.batch_range
+    if most is not None:
+        return most
     blank = np.zeros((1, *spec.crop, spec.channels), np.uint8)
     outputs = session.run({name: spec.to_input(blank)})
     size = sum(value.nbytes for value in outputs.values())

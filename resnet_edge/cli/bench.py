@@ -68,7 +68,9 @@ def _render(console: Console, results: list[BenchResult], machine: dict[str, Any
     )
     for heading in ("backend", "precision"):
         grid.add_column(heading)
-    for heading in ("batch", "calls", "p50", "p90", "p99", "images/s", "vs first"):
+    parts = list(dict.fromkeys(part for result in results for part in result.parts_ms))
+    medians = [f"{part} p50" for part in parts]
+    for heading in ("batch", "calls", "p50", "p90", "p99", *medians, "images/s", "vs first"):
         grid.add_column(heading, justify="right")
     for result in results:
         first = next(r for r in results if r.batch == result.batch)
@@ -78,6 +80,7 @@ def _render(console: Console, results: list[BenchResult], machine: dict[str, Any
             str(result.batch),
             str(len(result.latencies_ms)),
             *[f"{result.percentile(p):.3f}" for p in (50, 90, 99)],
+            *[f"{result.percentile(50, p):.3f}" if p in result.parts_ms else "–" for p in parts],
             f"{result.throughput_ips:,.0f}",
             f"{first.percentile(50) / result.percentile(50):.2f}x",
         )

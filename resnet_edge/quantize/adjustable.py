@@ -51,7 +51,7 @@ class AdjustableGraph(Closing):
         scales, name = self._scales(table), self._session.inputs[0].name
         rows: list[NDArray[np.float32]] = []
         for batch in inputs:
-            for part, count in portions(batch, self._session.batch):
+            for part, count in portions(batch, *self._session.batch_range):
                 found = self._session.run({name: part, **scales})
                 rows.append(next(iter(found.values()))[:count])
         return np.concatenate(rows)

@@ -174,5 +174,5 @@ def _run(
         probed.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     with OnnxRuntimeSession(probed, exact=True) as session:
         for array in inputs:
-            for part, _ in portions(array, session.batch):
+            for part, _ in portions(array, *session.batch_range):
                 yield len(part), session.run({session.inputs[0].name: part})

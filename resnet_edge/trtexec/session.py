@@ -32,8 +32,8 @@ _OUTPUTS, _TIMES = "outputs.json", "times.json"
 class TrtexecSession(SelfTimed):
     """An engine that is loaded anew for every call.
 
-    A call costs seconds, so feed as many images at once as there are: they are cut into the
-    largest batches the engine takes. Outputs carry six significant digits, as trtexec prints them.
+    A call costs seconds, so feed as many images at once as the engine takes. Outputs carry six
+    significant digits, as trtexec prints them.
 
     Args:
         trtexec: The executable.
@@ -60,22 +60,25 @@ class TrtexecSession(SelfTimed):
         self._defaults = defaults
         fixed = inputs[0].shape[0]
         low, _, high = profile or (fixed or 1,) * 3
-        self._low, self._high = (fixed, fixed) if fixed else (low, high)
+        self._range = (fixed, fixed) if fixed else (low, high)
+
+    @property
+    def batch_range(self) -> tuple[int, int]:
+        """Smallest and largest batch of the engine."""
+        return self._range
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run any number of images, and return every output.
+        """Run once and return every output.
 
         Raises:
             BackendUnavailableError: trtexec failed.
+            ConfigError: The engine does not take this batch.
         """
-        import numpy as np
-
-        count = len(feed[self.inputs[0].name])
-        found = [
-            self._run({name: rows[start : start + self._high] for name, rows in feed.items()})
-            for start in range(0, count, self._high)
-        ]
-        return {o.name: np.concatenate([part[o.name] for part in found]) for o in self.outputs}
+        batch = self._batch(feed)
+        self._call(feed, replace(self._defaults, export_outputs=_OUTPUTS), 10.0 * batch)
+        found = parse_outputs(self._read(_OUTPUTS))
+        check_outputs(found, {o.name: o.shape for o in self.outputs}, batch)
+        return {o.name: found[o.name].astype(o.dtype, copy=False) for o in self.outputs}
 
     def measure(
         self, feed: Mapping[str, NDArray[Any]], *, warm_up: float, seconds: float, count: int
@@ -86,12 +89,7 @@ class TrtexecSession(SelfTimed):
             BackendUnavailableError: trtexec failed.
             ConfigError: The engine does not take this batch.
         """
-        batch = len(feed[self.inputs[0].name])
-        if not self._low <= batch <= self._high:
-            raise ConfigError(
-                f"{self._engine} takes {self._low} to {self._high} images, not {batch}",
-                hint="choose another --batch, or build with a wider --profile",
-            )
+        self._batch(feed)
         wanted = replace(
             self._defaults,
             export_times=_TIMES,
@@ -106,17 +104,14 @@ class TrtexecSession(SelfTimed):
         """Remove the files of the last call."""
         self._folder.cleanup()
 
-    def _run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run one batch of at most the engine's largest size; fill up one that is too small."""
-        import numpy as np
-
-        count = len(feed[self.inputs[0].name])
-        batch = max(count, self._low)
-        padded = {name: rows[np.arange(batch) % count] for name, rows in feed.items()}
-        self._call(padded, replace(self._defaults, export_outputs=_OUTPUTS), 10.0 * batch)
-        found = parse_outputs(self._read(_OUTPUTS))
-        check_outputs(found, {o.name: o.shape for o in self.outputs}, batch)
-        return {o.name: found[o.name][:count].astype(o.dtype, copy=False) for o in self.outputs}
+    def _batch(self, feed: Mapping[str, NDArray[Any]]) -> int:
+        batch, (low, high) = len(feed[self.inputs[0].name]), self._range
+        if not low <= batch <= high:
+            raise ConfigError(
+                f"{self._engine} takes {low} to {high} images, not {batch}",
+                hint="choose another --batch, or build with a wider --profile",
+            )
+        return batch
 
     def _call(self, feed: Mapping[str, NDArray[Any]], wanted: Run, seconds: float) -> None:
         import numpy as np

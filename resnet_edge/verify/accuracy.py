@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.calibrate.table import RangesTable
 from resnet_edge.data import resolve_labels
-from resnet_edge.errors import DataError
+from resnet_edge.errors import CheckpointError, DataError
 from resnet_edge.export import MODEL, store_evaluation
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.score import mean_kl
@@ -299,18 +299,26 @@ def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
     import importlib.util
     from pathlib import Path
 
-    from resnet_edge.artifacts import sha256_file
-
     path = checkpoint or Path(bundle.model.source)
-    if importlib.util.find_spec("torch") is None or not path.is_file():
+    if importlib.util.find_spec("torch") is None or not path.exists():
         return None
-    if sha256_file(path) != bundle.model.source_sha256:
+    if not _is_source(bundle, path):
         if checkpoint is None:
             return None
         raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")
     from resnet_edge.export import reload_model
 
     return reload_model(bundle, path)
+
+
+def _is_source(bundle: Bundle, path: Path) -> bool:
+    """Whether this is the file, the shards or the directory that a bundle was exported from."""
+    from resnet_edge.models.formats import read_contents
+
+    try:
+        return read_contents(path).sha256 == bundle.model.source_sha256
+    except CheckpointError:
+        return False
 
 
 def _score(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Score:

@@ -454,7 +454,7 @@ def test_any_number_of_images_runs_whatever_the_profile(
         opened(result) as session,
         OnnxRuntimeSession(bundle.file("model.onnx"), exact=True) as ort,
     ):
-        found = session.run(feed)["logits"]
+        found = session.run_rows(feed["input"])["logits"]
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, ort.run(feed)["logits"], rtol=1e-5, atol=1e-5)
 
@@ -503,11 +503,14 @@ def test_raw_pixels_are_refused_where_tensorrt_has_no_bytes(
     assert "--input float" in str(caught.value.hint)
 
 
-def test_a_batch_outside_the_profile_is_not_timed(bundle: Bundle, use: Callable[..., None]) -> None:
+def test_a_batch_outside_the_profile_is_refused(bundle: Bundle, use: Callable[..., None]) -> None:
     use("8.5.2")
     result = build(bundle, XAVIER, BuildConfig("fp32", profile=PROFILE))
-    with opened(result) as session, pytest.raises(ConfigError, match="takes 2 to 8 images, not 1"):
-        session.measure(images(bundle, 1), warm_up=0.0, seconds=0.0, count=1)
+    with opened(result) as session:
+        with pytest.raises(ConfigError, match="takes 2 to 8 images, not 1"):
+            session.measure(images(bundle, 1), warm_up=0.0, seconds=0.0, count=1)
+        with pytest.raises(ConfigError, match="takes 2 to 8 images, not 9"):
+            session.run(images(bundle, 9))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from resnet_edge.bench.latency import BenchConfig, BenchResult, Contender, bench
 from resnet_edge.bench.machine import describe_machine
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
+from resnet_edge.cli.bench import _render
+from resnet_edge.data import open_images
 from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.export import ExportConfig, export
+from resnet_edge.imaging import FASHION_MNIST
 from resnet_edge.pipeline import contenders
 from resnet_edge.targets import load_target
+from resnet_edge.verify.accuracy import verify
+from resnet_edge.verify.candidate import find_candidate
+from tests.conftest import require
+from tests.emulation.device import run_on_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resnet_edge.models.resnet import ResNet
 
 QUICK = BenchConfig(duration=0.0, iterations=12, warm_up=0.0)
 
@@ -61,6 +79,78 @@ def test_a_contender_that_dies_is_named_with_its_last_words(bundle_copy: Path) -
 def test_without_pytorchs_checkpoint_only_onnx_is_measured(bundle_copy: Path) -> None:
     bundle = Bundle.open(bundle_copy)
     assert [c.backend for c in contenders(bundle, Path("/nowhere.pt"))] == ["onnxruntime"]
+
+
+@pytest.mark.parametrize(("version", "strongly_typed"), [("8.6", None), ("11.4", True)])
+def test_where_a_tensorrt_engine_spends_its_time_is_told_by_the_gpu(
+    exported: Callable[[str], Bundle], tmp_path: Path, version: str, strongly_typed: bool | None
+) -> None:
+    def work(bundle: str, version: str, options: dict[str, Any]) -> list[Any]:
+        import os
+        from pathlib import Path
+
+        from resnet_edge.bench.latency import BenchConfig, bench
+        from resnet_edge.pipeline import contenders
+        from tests.backends.tensorrt.flow import Flow
+
+        flow = Flow(bundle)
+        flow.build(precision="fp16", **options)
+        install = "from tests.emulation.fake_tensorrt.module import install"
+        in_workers = Path(bundle).parent / "sitecustomize.py"  # each is a process of its own
+        in_workers.write_text(f"{install}; install({version!r})")
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            (str(in_workers.parent), os.environ["PYTHONPATH"])
+        )
+        found = [c for c in contenders(flow.bundle) if c.backend != "pytorch"]
+        config = BenchConfig(duration=0.0, iterations=8, warm_up=0.0, batches=(8,))
+        results, _ = bench(flow.bundle, found, config)
+        return [r.to_json() for r in results]
+
+    bundle = shutil.copytree(exported("tiny").path, tmp_path / "bundle")
+    options = {} if strongly_typed is None else {"strongly_typed": strongly_typed}
+    plain, engine = run_on_device("pycuda", work, str(bundle), version, options, tensorrt=version)
+    assert (plain["backend"], plain["parts_ms"]) == ("onnxruntime", {})
+    assert (engine["backend"], engine["precision"], engine["batch"]) == ("tensorrt", "fp16", 8)
+    parts = engine["parts_ms"]
+    assert list(parts) == ["h2d", "compute", "d2h"]
+    assert all(part["min"] >= 0 for part in parts.values())
+    assert 0 < parts["compute"]["p50"] < engine["latency_ms"]["p50"]
+    assert sum(part["mean"] for part in parts.values()) <= engine["latency_ms"]["mean"]
+    assert engine["throughput_ips"] == pytest.approx(8000 / engine["latency_ms"]["mean"])
+
+
+def test_the_table_has_the_parts_of_whoever_knows_them() -> None:
+    def table(*results: BenchResult) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        _render(console, list(results), {"cpu": "a CPU", "usable_cpus": 2, "date": "today"})
+        return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+    whole = result([10.0, 12.0, 14.0])
+    taken_apart = replace(whole, parts_ms={"h2d": (1.5,), "compute": (7.25,), "d2h": (2.125,)})
+    assert "p50" in table(whole)
+    assert "compute" not in table(whole)
+    both = table(whole, taken_apart)
+    assert all(f"{part} p50" in both for part in ("h2d", "compute", "d2h"))
+    first, second = (line for line in both.splitlines() if "onnxruntime" in line)
+    assert first.count("–") == 3
+    assert all(median in second for median in ("1.500", "7.250", "2.125", "12.000"))
+
+
+def test_a_checkpoint_that_is_a_directory_is_measured_and_the_reference(
+    tiny_resnet: ResNet, shipped_images: Path, tmp_path: Path
+) -> None:
+    safetensors = require("safetensors.torch")
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    safetensors.save_file(tiny_resnet.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "resnet"}')
+    spec = replace(FASHION_MNIST, resize=8, crop=(8, 8))
+    bundle = export(folder, tmp_path / "bundle", ExportConfig(image_spec=spec)).bundle
+    results, _ = bench(bundle, contenders(bundle), QUICK)
+    assert [r.contender.backend for r in results] == ["pytorch", "onnxruntime"]
+    images = open_images(shipped_images / "test")
+    images.labels = images.class_names = None  # type: ignore[misc]  # the network has two classes
+    assert verify(bundle, find_candidate(bundle), images, max_drop=5).source == "pytorch"
 
 
 @pytest.mark.parametrize("batches", [(), (0,), (1, -2)])

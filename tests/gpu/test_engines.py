@@ -136,9 +136,12 @@ def test_the_times_of_the_gpu_add_up(bundle: Bundle, target: Target) -> None:
     images = bundle.model.image_spec.to_input(Golden.load(bundle).pixels)
     _, session = engine(bundle, target, "fp16")
     with session:
-        session.time({"input": images[:8]}, 20)
-        times = session.time({"input": images[:8]}, 100)
-    assert all(t.compute > 0 and t.h2d >= 0 and t.d2h >= 0 for t in times)
+        times = session.measure({"input": images[:8]}, warm_up=0.0, seconds=0.0, count=100)
+    h2d, compute, d2h = (np.array(times.parts[part]) for part in ("h2d", "compute", "d2h"))
+    assert min(h2d.min(), d2h.min()) >= 0
+    assert compute.min() > 0
+    assert len(compute) == len(times.total) >= 100
+    assert np.all(np.array(times.total) >= h2d + compute + d2h)
 
 
 def test_the_fastest_of_several_builds_is_kept(bundle: Bundle, target: Target) -> None:

@@ -6,13 +6,15 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.base import Timings
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import tensorrt
     from numpy.typing import NDArray
@@ -22,24 +24,9 @@ if TYPE_CHECKING:
     from resnet_edge.backends.cuda.resources import Buffer, Event, Graph, HostBuffer
     from resnet_edge.backends.tensorrt.logger import Record
 
-__all__ = ["GpuTimes", "Lane"]
+__all__ = ["Lane"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class GpuTimes:
-    """Where the time of one inference goes on the GPU, in milliseconds.
-
-    Attributes:
-        h2d: Copying the inputs to the device; next to nothing where memory is shared.
-        compute: The network.
-        d2h: Copying the outputs back.
-    """
-
-    h2d: float
-    compute: float
-    d2h: float
 
 
 @dataclass
@@ -103,39 +90,49 @@ class Lane:
             self._fail("TensorRT refused the optimization profile")
         self._stream.synchronize()
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run once; the arrays returned are the caller's."""
+    def run(
+        self, feed: Mapping[str, NDArray[Any]], mark: Callable[[int], None] = lambda _: None
+    ) -> dict[str, NDArray[Any]]:
+        """Run once; the arrays returned are the caller's.
+
+        Args:
+            feed: Inputs by name.
+            mark: Called with 0 to 3 before, between and after what is put on the stream: copying
+                in, computing, copying out.
+        """
         try:
             batch = self._prepare(feed)
+            mark(0)
             self._copy_in(batch)
+            mark(1)
             self._execute()
+            mark(2)
             self._copy_out(batch)
+            mark(3)
             self._stream.synchronize()
         except DeviceError:
             self._batch = 0  # whatever is still set, the next run sets it again
             raise
         return {o.name: self._tensors[o.name].host.array[:batch].copy() for o in self._outputs}
 
-    def time(self, feed: Mapping[str, NDArray[Any]], count: int) -> list[GpuTimes]:
-        """Run ``count`` times and return what the GPU spent on each."""
-        batch, times = self._prepare(feed), []
-        events: list[Event] = [self._device.event() for _ in range(4)]
-        try:
-            for _ in range(count):
-                events[0].record(self._stream)
-                self._copy_in(batch)
-                events[1].record(self._stream)
-                self._execute()
-                events[2].record(self._stream)
-                self._copy_out(batch)
-                events[3].record(self._stream)
-                events[3].synchronize()
-                spans = [after.elapsed_ms(before) for before, after in pairwise(events)]
-                times.append(GpuTimes(*spans))
-        finally:
-            for event in events:
-                event.close()
-        return times
+    def measure(self, feed: Mapping[str, NDArray[Any]], seconds: float, count: int) -> Timings:
+        """Time runs until both the duration and the count are reached.
+
+        The whole is what a caller waits for `run`; the parts are the GPU's, between events on the
+        stream. The rest of the whole is copying from and to the caller's arrays, and launching.
+        """
+        whole: list[float] = []
+        spans: list[list[float]] = []
+        with ExitStack() as stack:
+            events: list[Event] = [stack.enter_context(self._device.event()) for _ in range(4)]
+            end = perf_counter() + seconds
+            while len(whole) < count or perf_counter() < end:
+                started = perf_counter()
+                self.run(feed, lambda point: events[point].record(self._stream))
+                whole.append(1000 * (perf_counter() - started))
+                spans.append([after.elapsed_ms(before) for before, after in pairwise(events)])
+        columns = zip(*spans, strict=True)
+        return Timings(tuple(whole), dict(zip(("h2d", "compute", "d2h"), columns, strict=True)))
 
     def close(self) -> None:
         """Release graph, memory and stream, then the context."""

@@ -6,7 +6,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resnet_edge.backends.base import Session
+from resnet_edge.backends.base import SelfTimed
 from resnet_edge.backends.cuda.device import open_device
 from resnet_edge.backends.tensorrt.engine import LoadedEngine
 from resnet_edge.backends.tensorrt.lane import Lane
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     import tensorrt
     from numpy.typing import NDArray
 
+    from resnet_edge.backends.base import Timings
     from resnet_edge.backends.tensorrt.engine import LoadOptions
-    from resnet_edge.backends.tensorrt.lane import GpuTimes
 
 __all__ = ["Contexts", "PlainContexts", "TensorRTSession"]
+
+_WARM_UP = 20  # inferences at least: the first ones set shapes and capture the graph
 
 
 class Contexts(Protocol):
@@ -56,7 +58,7 @@ class PlainContexts:
         """Keep nothing."""
 
 
-class TensorRTSession(Session):
+class TensorRTSession(SelfTimed):
     """An engine on the GPU.
 
     Every thread that runs at the same time gets an execution context, a stream and memory of its
@@ -105,29 +107,19 @@ class TensorRTSession(Session):
         with self._device.activate(), self._lane() as lane:
             return lane.run(feed)
 
-    def run_rows(self, rows: NDArray[Any], batch: int | None = None) -> dict[str, NDArray[Any]]:
-        """Run any number of images in as few calls as the profile allows.
+    @property
+    def batch_range(self) -> tuple[int, int]:
+        """Smallest and largest batch of the profile."""
+        return self._engine.profile
 
-        Args:
-            rows: The images, at least one.
-            batch: Most images per call; default the profile's largest.
-        """
-        import numpy as np
-
-        low, high = self._engine.profile
-        size, parts = min(batch or high, high), []
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            filled = part[np.arange(max(low, len(part))) % len(part)] if len(part) < low else part
-            found = self.run({self.inputs[0].name: filled})
-            parts.append({name: value[: len(part)] for name, value in found.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def time(self, feed: Mapping[str, NDArray[Any]], count: int) -> list[GpuTimes]:
-        """Run ``count`` times and return the GPU's own times of each; see `run`."""
+    def measure(
+        self, feed: Mapping[str, NDArray[Any]], *, warm_up: float, seconds: float, count: int
+    ) -> Timings:
+        """Time one call after another, and let the GPU say where each spent its time; see `run`."""
         self._check(feed)
         with self._device.activate(), self._lane() as lane:
-            return lane.time(feed, count)
+            lane.measure(feed, warm_up, _WARM_UP)
+            return lane.measure(feed, seconds, count)
 
     def close(self) -> None:
         """Release contexts, engine and runtime in this order, then the GPU; twice is allowed."""
@@ -168,7 +160,7 @@ class TensorRTSession(Session):
         names = {spec.name for spec in self.inputs}
         if set(feed) != names:
             raise ConfigError(f"the engine takes {sorted(names)}, not {sorted(feed)}")
-        low, high = self._engine.profile
+        low, high = self.batch_range
         for spec in self.inputs:
             array = feed[spec.name]
             fits = array.ndim == len(spec.shape) and array.shape[1:] == spec.shape[1:]

@@ -30,7 +30,7 @@ __all__ = ["TensorRTBackend"]
 
 log = logging.getLogger(__name__)
 
-_WARM_UP, _TIMED = 20, 100  # inferences
+_TIMED = 100  # inferences
 
 
 class TensorRTBackend(ModuleBackend):
@@ -118,5 +118,5 @@ def _workspace(target: Target, config: BuildConfig) -> int | None:
 def _gpu_ms(trt: ModuleType, plan: bytes, options: LoadOptions, batch: int) -> float:
     with TensorRTSession(trt, plan, options) as session:
         feed = random_feed(session.inputs, batch)
-        session.time(feed, _WARM_UP)
-        return median(times.compute for times in session.time(feed, _TIMED))
+        times = session.measure(feed, warm_up=0.0, seconds=0.0, count=_TIMED)
+        return median(times.parts["compute"])

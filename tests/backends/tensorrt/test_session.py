@@ -247,14 +247,16 @@ def test_the_times_of_the_gpu_are_taken_apart(tiny: str) -> None:
 
         flow = Flow(bundle)
         with flow.open(flow.build()) as session:
-            times = session.time(flow.feed, 5)
+            times = session.measure(flow.feed, warm_up=0.0, seconds=0.0, count=5)
             assert "events" not in control.live()
-            return [[t.h2d, t.compute, t.d2h] for t in times]
+            assert list(times.parts) == ["h2d", "compute", "d2h"]
+            return [list(row) for row in zip(times.total, *times.parts.values(), strict=True)]
 
     times = on_device(work, tiny)
     assert len(times) == 5
     assert all(part >= 0 for time in times for part in time)
-    assert all(compute > 0 for _, compute, _ in times)
+    assert all(compute > 0 for _, _, compute, _ in times)
+    assert all(whole >= sum(parts) for whole, *parts in times)
 
 
 def test_everything_is_released_in_order_and_closing_twice_is_allowed(tiny: str) -> None:
