@@ -1,5 +1,6 @@
 # make demo | make test | make lint | make device-check
-# (each installs what it needs into .venv first; WHEELS=folder keeps device-check off the network)
+# (each installs what it needs into .venv first; WHEELS=folder keeps device-check off the network,
+# ARGS="--bundle …" passes options on to it)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,10 +27,10 @@ emulated: $(INSTALLED)
 
 ifdef WHEELS
 device-check:
-	$(PYTHON) benchmarks/device_check.py --wheels $(WHEELS)
+	$(PYTHON) benchmarks/device_check.py --wheels $(WHEELS) $(ARGS)
 else
 device-check: $(INSTALLED)
-	$(BIN)/python benchmarks/device_check.py
+	$(BIN)/python benchmarks/device_check.py $(ARGS)
 endif
 
 wheel: $(INSTALLED)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 from common import Report, parser, photos, random_bundle, say, start
 from peers import BUSY, HERE, Peers, Usage
 
 from resnet_edge.arrays import ArrayImages
+from resnet_edge.bench.process import Worker
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.data import open_images
+from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.recipes import load_recipe
 from resnet_edge.targets import load_target
 
@@ -49,55 +46,12 @@ class Contender:
     """One process and what it measured.
 
     Attributes:
-        label: Name in the table.
-        command: Starts it.
+        worker: The process; says first its logits and a remark.
         rounds: Milliseconds of every call, a list per round.
-        first: Its first answer: logits, and a remark.
     """
 
-    label: str
-    command: list[str]
+    worker: Worker
     rounds: list[list[float]] = field(default_factory=list)
-    first: dict[str, Any] = field(default_factory=dict)
-
-    def __enter__(self) -> Contender:
-        self._messages = tempfile.TemporaryFile("w+")  # a pipe nobody reads would fill up
-        self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages,
-            text=True,
-        )  # fmt: skip
-        try:
-            self.first = self._answer()
-        except BaseException:  # without a context there is no exit
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def ask(self, **command: Any) -> dict[str, Any]:
-        """Send a command and wait for the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._messages.seek(0)
-            last = self._messages.read().strip().splitlines()[-1:] or ["no message"]
-            raise RuntimeError(f"{self.label} skipped: its process died: {last[0]}")
-        return dict(json.loads(line))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._messages.close()
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of all calls in milliseconds."""
@@ -150,7 +104,7 @@ def contenders(
 
     def add(label: str, kind: str, file: Path, python: str | Path = sys.executable) -> Contender:
         command = [python, HERE / "latency_worker.py", kind, file, image]
-        return Contender(label, [str(part) for part in command])
+        return Contender(Worker(label, [str(part) for part in command]))
 
     found = [
         add("PyTorch FP32", "torch", bundle.path),
@@ -181,24 +135,24 @@ def measure(
     with ExitStack() as stack:
         running = [one for one in found if starts(report, stack, one)]
         for contender in running:
-            contender.ask(warm_up_s=0.5)
+            contender.worker.ask(warm_up_s=0.5)
         for turn in range(options.rounds):
             for contender in reversed(running) if turn % 2 else running:
-                block = contender.ask(seconds=options.seconds, count=options.count)
+                block = contender.worker.ask(seconds=options.seconds, count=options.count)
                 contender.rounds.append(block["ms"])
             say(f"round {turn + 1} of {options.rounds}")
     others = usage.others()  # the contenders have ended, so their own time is known
     if others > BUSY:
         report.notes.append(f"NOT QUIET: others kept {others} CPUs busy during the measurement")
-    return {contender.label: contender for contender in running}
+    return {contender.worker.label: contender for contender in running}
 
 
 def starts(report: Report, stack: ExitStack, contender: Contender) -> bool:
     """Start a contender; if it cannot run, the report says why."""
     try:
-        stack.enter_context(contender)
-    except RuntimeError as error:
-        report.notes.append(str(error))
+        stack.enter_context(contender.worker)
+    except BackendUnavailableError as error:
+        report.notes.append(error.message)
         return False
     return True
 
@@ -209,8 +163,12 @@ def add_rows(report: Report, network: str, found: dict[str, Contender]) -> None:
     for label, one in found.items():
         speed_up = None if base is None else ratio(base, one)
         relative = None if rival is None else ratio(one, rival)
-        remark = one.first["remark"]
-        similar = None if base is None else cosine(base.first["logits"], one.first["logits"])
+        remark = one.worker.first["remark"]
+        similar = (
+            None
+            if base is None
+            else cosine(base.worker.first["logits"], one.worker.first["logits"])
+        )
         report.values.append({
             "network": network, "model": label, "remark": remark, "cosine": similar,
             "calls": sum(map(len, one.rounds)),

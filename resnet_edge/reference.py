@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.artifacts import write_bytes
 from resnet_edge.batches import ImageBatches
-from resnet_edge.errors import BundleError
+from resnet_edge.errors import BundleError, ConfigError
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from resnet_edge.imaging import ImageSpec
     from resnet_edge.progress import Progress
 
-__all__ = ["EVALUATION", "GOLDEN", "Evaluated", "Golden", "run_all"]
+__all__ = [
+    "EVALUATION",
+    "GOLDEN",
+    "MODEL",
+    "Evaluated",
+    "Golden",
+    "require_classifier",
+    "run_all",
+]
 
 MODEL, GOLDEN, EVALUATION = "model.onnx", "reference.npz", "evaluation.npz"
 GOLDEN_COUNT = 32
@@ -161,3 +169,17 @@ def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         raise BundleError(
             f"{path} is damaged: {error}", hint="export the checkpoint again"
         ) from error
+
+
+def require_classifier(bundle: Bundle) -> None:
+    """Refuse to judge the predicted classes of a network that predicts none.
+
+    Raises:
+        ConfigError: The network was exported without its classifier.
+    """
+    network = bundle.entry(MODEL)["config"].get("network", {})
+    if network.get("num_classes") == 0:
+        raise ConfigError(
+            f"{bundle.path} ends in features, so there is no accuracy to compare",
+            hint="export the checkpoint with its classifier (--head fc) and verify that bundle",
+        )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import BundleError, CheckpointError, ConfigError, DataError, ExportError
@@ -17,7 +18,12 @@ from resnet_edge.export import MODEL, ExportConfig, export, reload_model
 from resnet_edge.graph import load_graph, opset_of
 from resnet_edge.imaging import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
+from resnet_edge.quantize.budget import meet_budget
+from resnet_edge.quantize.search import Budget
 from resnet_edge.reference import EVALUATION, GOLDEN, Evaluated, Golden
+from resnet_edge.targets import load_target
+from resnet_edge.verify.accuracy import verify
+from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require, stir_batch_norms
 
 if TYPE_CHECKING:
@@ -220,6 +226,11 @@ def test_a_feature_extractor_is_exported_without_a_classifier(
         expected = features(torch.from_numpy(RGB.to_input(golden.pixels)))
     assert golden.logits.shape == (32, 32)
     assert np.allclose(golden.logits, expected.numpy(), atol=1e-5)
+    build(bundle, load_target("cpu"), BuildConfig("fp32"))
+    with pytest.raises(ConfigError, match="ends in features"):
+        verify(bundle, find_candidate(bundle), None)
+    with pytest.raises(ConfigError, match="ends in features"):
+        meet_budget(bundle, images, None, Budget(1.0, "agreement"))
     model.fc = torch.nn.Identity()
     with torch.inference_mode():
         assert torch.equal(model(torch.ones(1, 3, 47, 47)), features(torch.ones(1, 3, 47, 47)))

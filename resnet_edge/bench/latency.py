@@ -8,16 +8,15 @@ speeds up meanwhile does so for all of them.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bench.machine import describe_machine
-from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.bench.process import Worker
+from resnet_edge.errors import ConfigError
 from resnet_edge.graph import fixed_batch, load_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.reference import MODEL
@@ -152,10 +151,14 @@ def bench(
         for batch in batches:
             with ExitStack() as stack:
                 workers = [
-                    stack.enter_context(_Worker(bundle.path, contender, batch))
+                    stack.enter_context(_worker(bundle.path, contender, batch))
                     for contender in contenders
                 ]
-                results += _interleave(workers, config, batch, task)
+                found = _interleave(workers, config, task)
+            results += [
+                _result(contender, batch, samples)
+                for contender, samples in zip(contenders, found, strict=True)
+            ]
     return results, machine
 
 
@@ -169,81 +172,39 @@ def _batches(bundle: Bundle, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     return wanted or (own or 1,)
 
 
-def _interleave(
-    workers: Sequence[_Worker], config: BenchConfig, batch: int, task: Any
-) -> list[BenchResult]:
-    for worker in workers:
-        worker.ask({"warm_up_s": config.warm_up})
-    samples: list[dict[str, list[float]]] = [defaultdict(list) for _ in workers]
-    command = {
-        "seconds": config.duration / _ROUNDS,
-        "count": -(-config.iterations // _ROUNDS),
+def _worker(bundle: Path, contender: Contender, batch: int) -> Worker:
+    job = {
+        "bundle": str(bundle),
+        "backend": contender.backend,
+        "file": str(contender.file),
+        "batch": batch,
     }
+    command = [sys.executable, "-m", "resnet_edge.bench.worker", json.dumps(job)]
+    return Worker(f"{contender.backend} {contender.precision}", command)
+
+
+def _interleave(
+    workers: Sequence[Worker], config: BenchConfig, task: Any
+) -> list[Mapping[str, list[float]]]:
+    """Return each worker's milliseconds by part; the whole calls have no name."""
+    for worker in workers:
+        worker.ask(warm_up_s=config.warm_up)
+    samples: list[dict[str, list[float]]] = [defaultdict(list) for _ in workers]
     for turn in range(_ROUNDS):
         order = list(enumerate(workers))
         for position, worker in reversed(order) if turn % 2 else order:
-            answer = worker.ask(command)
+            answer = worker.ask(
+                seconds=config.duration / _ROUNDS, count=-(-config.iterations // _ROUNDS)
+            )
             for part, values in {"": answer["ms"], **answer["parts_ms"]}.items():
                 samples[position][part] += values
-            task.advance(status=f"{worker.contender.backend} {worker.contender.precision}")
-    results = []
-    for worker, found in zip(workers, samples, strict=True):
-        parts = {part: tuple(sorted(values)) for part, values in found.items()}
-        total = parts.pop("")
-        results.append(BenchResult(worker.contender, batch, total, sum(total) / 1000, parts))
-    return results
+            task.advance(status=worker.label)
+    return list(samples)
 
 
-class _Worker:
-    """A contender's process."""
-
-    def __init__(self, bundle: Path, contender: Contender, batch: int) -> None:
-        self.contender = contender
-        self._spec = json.dumps(
-            {
-                "bundle": str(bundle),
-                "backend": contender.backend,
-                "file": str(contender.file),
-                "batch": batch,
-            }
-        )
-
-    def __enter__(self) -> _Worker:
-        self._messages = tempfile.TemporaryFile("w+")  # a pipe nobody reads would fill up
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "resnet_edge.bench.worker", self._spec],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            text=True,
-        )
-        try:
-            self._answer()
-        except BaseException:  # without a context there is no exit
-            self.__exit__()
-            raise
-        return self
-
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Send one command and wait for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._messages.seek(0)
-            last = self._messages.read().strip().splitlines()[-1:] or ["no message"]
-            raise BackendUnavailableError(
-                f"{self.contender.backend} {self.contender.precision} cannot run: {last[0]}"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._messages.close()
+def _result(
+    contender: Contender, batch: int, samples: Mapping[str, Sequence[float]]
+) -> BenchResult:
+    parts = {part: tuple(sorted(values)) for part, values in samples.items()}
+    total = parts.pop("")
+    return BenchResult(contender, batch, total, sum(total) / 1000, parts)

@@ -18,7 +18,7 @@ from resnet_edge.quantize.score import HeldOut, Inputs
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
 from resnet_edge.quantize.stage import base_model, load_table, store_plan
-from resnet_edge.reference import run_all
+from resnet_edge.reference import require_classifier, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -95,10 +95,11 @@ def meet_budget(
     and the rest prove; with too few for the budget the proof is inconclusive, never a pass.
 
     Raises:
-        ConfigError: ``top1`` without labels.
+        ConfigError: ``top1`` without labels, or the network has no classifier.
         DataError: Not enough images are left.
         CalibrationError: The bundle has no calibration.
     """
+    require_classifier(bundle)
     if budget.metric == "top1" and labels is None:
         raise ConfigError(
             f"{source.path} has no labels, so top-1 cannot be measured",

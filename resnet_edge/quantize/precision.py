@@ -95,11 +95,11 @@ def _convert_constants(graph: GraphProto, nodes: list[NodeProto]) -> None:
             if value is None or value.dtype != np.float32:
                 continue
             if name not in converted:
-                if float(np.abs(value).max(initial=0)) > limit:
+                if not np.abs(value).max(initial=0) <= limit:  # not a number does not fit either
                     raise GraphError(
                         f"{name} does not fit FP16: its largest magnitude is "
                         f"{np.abs(value).max():.3g}, FP16 ends at 65504",
-                        hint="build with --no-fp16",
+                        hint="build in FP32, or INT8 with --no-fp16",
                     )
                 converted[name] = f"{name}{HALF}"
                 half = numpy_helper.from_array(value.astype(np.float16), converted[name])

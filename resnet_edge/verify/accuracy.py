@@ -14,7 +14,7 @@ from resnet_edge.export import MODEL, store_evaluation
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.score import mean_kl
 from resnet_edge.quantize.stage import plan_chosen_on
-from resnet_edge.reference import Evaluated, Golden, run_all
+from resnet_edge.reference import Evaluated, Golden, require_classifier, run_all
 from resnet_edge.verify.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
@@ -156,8 +156,10 @@ def verify(
         progress: Listener.
 
     Raises:
+        ConfigError: The network has no classifier.
         DataError: The images overlap with the calibration images or do not fit the model.
     """
+    require_classifier(bundle)
     if source is None:
         return _verify_golden(bundle, candidate, max_drop)
     spec, info = bundle.model.image_spec, bundle.model

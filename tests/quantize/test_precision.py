@@ -126,13 +126,13 @@ def test_a_weight_that_fits_is_taken(value: float) -> None:
     assert y.item() == pytest.approx(value + 1, rel=2e-3)
 
 
-@pytest.mark.parametrize("value", [65520.0, -1e6, np.inf])
+@pytest.mark.parametrize("value", [65520.0, -1e6, np.inf, np.nan])
 @pytest.mark.parametrize("where", ["weight", "bias"])
 def test_a_weight_that_is_too_large_is_refused_with_a_way_out(value: float, where: str) -> None:
     values = {"weight": 1.0, "bias": 1.0, where: value}
     with pytest.raises(GraphError, match=f"{where} does not fit FP16") as caught:
         to_fp16(convolution(**values))
-    assert caught.value.hint == "build with --no-fp16"
+    assert caught.value.hint == "build in FP32, or INT8 with --no-fp16"
 
 
 def test_a_graph_without_layers_is_refused() -> None:
