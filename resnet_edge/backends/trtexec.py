@@ -25,7 +25,6 @@ from resnet_edge.errors import (
 from resnet_edge.graph import load_graph, tensor_specs
 from resnet_edge.trtexec.binary import find_trtexec
 from resnet_edge.trtexec.command import (
-    Run,
     build_arguments,
     build_request,
     check_options,
@@ -33,6 +32,7 @@ from resnet_edge.trtexec.command import (
     with_calibration,
 )
 from resnet_edge.trtexec.failures import explain, succeeded, warnings_in
+from resnet_edge.trtexec.inference import Run
 from resnet_edge.trtexec.process import run_program
 from resnet_edge.trtexec.session import TrtexecSession
 

@@ -7,7 +7,7 @@ Which options there are is decided by name, from the executable's own help, or f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnet_edge.calibrate.layer_precisions import format_layer_precisions
 from resnet_edge.errors import BuildError, ConfigError, GraphError
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Build",
-    "Run",
     "build_arguments",
     "build_request",
     "check_options",
     "graph_for",
-    "run_arguments",
+    "shapes_option",
     "with_calibration",
+    "writable",
 ]
 
 _WORKSPACE_MIB = 1024  # where trtexec's own default is useless: 8.2 takes 16 MiB
@@ -61,41 +61,6 @@ class Build:
     layer_precisions: str = ""
     timing_cache: str = ""
     layers: str = ""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What an engine is run for: by default once, for its outputs.
-
-    Attributes:
-        export_outputs: File for the outputs; empty for none.
-        export_times: File for the times; empty for none.
-        warm_up_ms: Milliseconds of calls before the measurement.
-        seconds: Of the measurement, at least.
-        iterations: Calls, at least.
-        dla: Core the engine was built for.
-        version_compatible: Whether the engine brings host code of its own.
-    """
-
-    export_outputs: str = ""
-    export_times: str = ""
-    warm_up_ms: int = 0
-    seconds: int = 0
-    iterations: int = 1
-    dla: int | None = None
-    version_compatible: bool = False
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Run:
-        """Return how an engine of these settings is loaded.
-
-        Args:
-            settings: Of its build, as in its sidecar.
-        """
-        return cls(
-            dla=settings.get("dla"),
-            version_compatible=bool(settings.get("version_compatible")),
-        )
 
 
 def build_request(
@@ -211,7 +176,7 @@ def build_arguments(build: Build, flags: Collection[str]) -> list[str]:
     for position, name in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
         if build.shapes:
             shapes = {tensor: bounds[position] for tensor, bounds in build.shapes.items()}
-            arguments.append(f"{name}={_shapes(shapes)}")
+            arguments.append(f"{name}={shapes_option(shapes)}")
     arguments += [*_precision(build, flags), "--noTF32"]  # FP32 means FP32: docs/decisions
     if "--memPoolSize" not in flags:
         arguments.append(f"--workspace={build.workspace_mib or _WORKSPACE_MIB}")
@@ -257,60 +222,12 @@ def _precision(build: Build, flags: Collection[str]) -> list[str]:
     return arguments
 
 
-def run_arguments(
-    engine: str,
-    run: Run,
-    *,
-    files: Mapping[str, str],
-    shapes: Mapping[str, _Shape],
-    flags: Collection[str],
-) -> list[str]:
-    """Return the options that run an engine.
-
-    The conditions are the same for every version: one call after another, copies included, no
-    CUDA graph, no spinning. They are 10.x's defaults but for the overlap; 11 turned them round.
-
-    Args:
-        engine: The file.
-        run: What for.
-        files: Raw input by tensor name; paths without comma and colon.
-        shapes: Of the inputs with dynamic dimensions.
-        flags: That the executable has.
-
-    Raises:
-        GraphError: A tensor's name cannot be written.
-    """
-    loads = ",".join(f"{_writable(name)}:{file}" for name, file in files.items())
-    arguments = [f"--loadEngine={engine}", f"--loadInputs={loads}"]
-    if shapes:
-        arguments.append(f"--shapes={_shapes(shapes)}")
-    if run.dla is not None:
-        arguments.append(f"--useDLACore={run.dla}")
-    if run.version_compatible:
-        arguments.append("--versionCompatible")
-    arguments += [
-        f"--iterations={run.iterations}",
-        f"--warmUp={run.warm_up_ms}",
-        f"--duration={run.seconds}",
-        "--exposeDMA",
-    ]
-    arguments += [
-        flag
-        for flag in ("--includeDataTransfers", "--noCudaGraph", "--noSpinWait")
-        if flag in flags
-    ]
-    if run.export_outputs:
-        arguments.append(f"--exportOutput={run.export_outputs}")
-    if run.export_times:
-        arguments.append(f"--exportTimes={run.export_times}")
-    return arguments
+def shapes_option(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return shapes by tensor name as trtexec reads them: ``input:1x3x224x224,…``."""
+    return ",".join(f"{writable(name)}:{'x'.join(map(str, s))}" for name, s in shapes.items())
 
 
-def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
-    return ",".join(f"{_writable(name)}:{'x'.join(map(str, s))}" for name, s in shapes.items())
-
-
-def _writable(name: str) -> str:
+def writable(name: str) -> str:
     """Return a tensor's name, which trtexec ends at the last colon and takes quotes off."""
     if not name or set(name) & set(",'\n"):
         raise GraphError(

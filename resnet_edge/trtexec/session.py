@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.base import SelfTimed
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.trtexec.command import Run, run_arguments
 from resnet_edge.trtexec.failures import explain, succeeded
+from resnet_edge.trtexec.inference import Run, run_arguments
 from resnet_edge.trtexec.output import check_outputs, parse_outputs, parse_times
 from resnet_edge.trtexec.process import run_program
 

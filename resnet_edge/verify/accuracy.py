@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.calibrate.table import RangesTable
 from resnet_edge.data import resolve_labels
-from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.export import MODEL, store_evaluation
+from resnet_edge.errors import DataError
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.score import mean_kl
 from resnet_edge.quantize.stage import plan_chosen_on
-from resnet_edge.reference import Evaluated, Golden, require_classifier, run_all
+from resnet_edge.reference import Golden, require_classifier, run_all
+from resnet_edge.verify.reference_logits import reference_logits
 from resnet_edge.verify.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
@@ -174,7 +174,7 @@ def verify(
         )  # fmt: skip
     if skipped:
         log.warning("%d images could not be decoded and were skipped", len(skipped))
-    reference, origin = _reference(bundle, source, keys, kept, checkpoint, progress)
+    reference, origin = reference_logits(bundle, source, keys, kept, checkpoint, progress)
     return _compare(
         candidate, reference, logits, None if labels is None else labels[list(kept)],
         origin=origin, skipped=len(skipped), max_drop=max_drop,
@@ -262,65 +262,6 @@ def _not_chosen_on(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> 
             len(keys) - len(left), len(keys),
         )  # fmt: skip
     return left
-
-
-def _reference(
-    bundle: Bundle,
-    source: ImageSource,
-    keys: Sequence[str],
-    kept: Sequence[int],
-    checkpoint: Path | None,
-    progress: Progress,
-) -> tuple[NDArray[np.float32], str]:
-    """Return reference logits: recorded ones, else PyTorch's, else those of the float ONNX."""
-    wanted = [keys[i] for i in kept]
-    known = Evaluated.load(bundle)
-    found = None if known is None else known.lookup(wanted)
-    if known is not None and found is not None:
-        return found, known.source
-    model = _torch_model(bundle, checkpoint)
-    if model is not None:
-        evaluated = store_evaluation(bundle, model, source, progress=progress)
-        found = evaluated.lookup(wanted)
-        if found is None:
-            raise DataError(f"{source.path} changed while it was being read")
-        return found, evaluated.source
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-
-    log.warning("PyTorch or the checkpoint is not at hand; the float ONNX model is the reference")
-    with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
-        logits, _, _ = run_all(
-            session, source, bundle.model.image_spec, indices=kept,
-            label="ONNX reference", progress=progress,
-        )  # fmt: skip
-    return logits, "onnx"
-
-
-def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
-    """Return the PyTorch model if PyTorch and the bundle's own checkpoint are here."""
-    import importlib.util
-    from pathlib import Path
-
-    path = checkpoint or Path(bundle.model.source)
-    if importlib.util.find_spec("torch") is None or not path.exists():
-        return None
-    if not _is_source(bundle, path):
-        if checkpoint is None:
-            return None
-        raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")
-    from resnet_edge.export import reload_model
-
-    return reload_model(bundle, path)
-
-
-def _is_source(bundle: Bundle, path: Path) -> bool:
-    """Whether this is the file, the shards or the directory that a bundle was exported from."""
-    from resnet_edge.models.formats import read_contents
-
-    try:
-        return read_contents(path).sha256 == bundle.model.source_sha256
-    except CheckpointError:
-        return False
 
 
 def _score(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Score:

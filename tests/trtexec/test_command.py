@@ -14,13 +14,12 @@ from resnet_edge.errors import BuildError, ConfigError, GraphError
 from resnet_edge.targets import load_target
 from resnet_edge.trtexec.command import (
     Build,
-    Run,
     build_arguments,
     build_request,
     check_options,
     graph_for,
-    run_arguments,
 )
+from resnet_edge.trtexec.inference import Run, run_arguments
 from resnet_edge.trtexec.versions import known_flags
 from tests.emulation.trtexec.install import VERSIONS, flags_of, listed_flags
 

@@ -122,10 +122,18 @@ class TensorRTSession(SelfTimed):
             return lane.measure(feed, seconds, count)
 
     def close(self) -> None:
-        """Release contexts, engine and runtime in this order, then the GPU; twice is allowed."""
-        if self._closed:
-            return
-        self._closed = True
+        """Release contexts, engine and runtime in this order, then the GPU; twice is allowed.
+
+        Raises:
+            DeviceError: A thread is still running, and nothing was released; or something could not
+                be released, and all the rest was.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            if running := len(self._lanes) - len(self._free):
+                raise DeviceError(f"the session cannot be closed: {running} threads use it")
+            self._closed = True
         with self._close, self._device.activate(), ExitStack() as stack:
             stack.callback(self._engine.close)
             stack.callback(self._contexts.close)
@@ -137,6 +145,8 @@ class TensorRTSession(SelfTimed):
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
         with self._lock:
+            if self._closed:
+                raise DeviceError("the session is closed")
             lane = self._free.pop() if self._free else self._new_lane()
         try:
             yield lane

@@ -306,6 +306,43 @@ def test_everything_is_released_in_order_and_closing_twice_is_allowed(tiny: str)
     assert (live, retained) == ({}, 0)
 
 
+def test_a_session_in_use_is_not_torn_down_under_the_thread_that_uses_it(tiny: str) -> None:
+    def work(bundle: str) -> list[Any]:
+        import threading
+
+        import numpy as np
+        import pytest
+
+        from resnet_edge.backends.tensorrt.lane import Lane
+        from resnet_edge.errors import DeviceError
+        from tests.backends.tensorrt.flow import Flow
+
+        flow, inside, go_on, outputs = Flow(bundle), threading.Event(), threading.Event(), []
+        built, enqueue = flow.build(), Lane._execute
+
+        def wait(lane: Lane) -> None:
+            inside.set()
+            assert go_on.wait(60)
+            enqueue(lane)
+
+        Lane._execute = wait
+        session = flow.open(built)
+        thread = threading.Thread(target=lambda: outputs.append(session.run(flow.feed)))
+        thread.start()
+        assert inside.wait(60)
+        with pytest.raises(DeviceError, match="1 threads use it"):
+            session.close()
+        go_on.set()
+        thread.join()
+        np.testing.assert_allclose(outputs[0]["logits"], flow.expected(built), atol=1e-5)
+        session.close()
+        with pytest.raises(DeviceError, match="closed"):
+            session.run(flow.feed)
+        return [thread.is_alive()]
+
+    assert on_device(work, tiny) == [False]
+
+
 def test_ten_thousand_runs_leave_nothing_behind(tiny: str) -> None:
     def work(bundle: str) -> list[Any]:
         import resource
