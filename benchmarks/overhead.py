@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def main() -> None:
         help="interpreter that has torchvision (default --peer-python)",
     )  # fmt: skip
     options = arguments.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has byte code
     options.rounds = options.rounds or (1 if options.quick else 4)
     options.images = options.images or (32 if options.quick else 256)
     machine, peers = start(), Peers.find(options.peer_python)
