@@ -52,10 +52,14 @@ def run_on_device(
             packages += _PACKAGES[name]()
     except MissingError as error:
         require(name, available=False, reason=str(error))
+    asked = {"cuda" if name.startswith("cuda-python") else name for name in library.split(",")}
+    hidden = {"pycuda", "cuda"} - asked  # the environment of the tests may have them
     environment = {f"EMULATED_CUDA_{key.upper()}": str(value) for key, value in device.items()}
-    prepare = ""
+    prepare = f"import sys; sys.modules.update(dict.fromkeys({sorted(hidden)})); "
     if tensorrt is not None:
-        prepare = f"from tests.emulation.fake_tensorrt.module import install; install({tensorrt!r})"
+        prepare += (
+            f"from tests.emulation.fake_tensorrt.module import install; install({tensorrt!r})"
+        )
     return run(
         function,
         *arguments,

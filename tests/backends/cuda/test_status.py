@@ -78,9 +78,6 @@ def test_no_device_is_opened_where_cuda_cannot_be_used(library: str) -> None:
 
 def test_without_a_library_the_way_out_is_named() -> None:
     def work() -> list[Any]:
-        import sys
-
-        sys.modules.update(dict.fromkeys(("pycuda", "cuda")))  # the environment may have them
         from resnet_edge.backends.cuda.device import open_device, probe
         from resnet_edge.errors import BackendUnavailableError
 
