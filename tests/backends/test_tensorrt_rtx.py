@@ -148,7 +148,6 @@ def test_int8_weights_are_stored_as_int8(make: Callable[..., Bundle]) -> None:
     assert added["int8"] == pytest.approx(weights, rel=0.3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_imagenet_networks_build_at_full_resolution(make: Callable[..., Bundle], name: str) -> None:
     size = {p: build_as(make(name, side=224), p, r).size for p, r in PRECISIONS}
