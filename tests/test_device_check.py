@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from resnet_edge.backends.cuda.device import LIBRARIES
 from resnet_edge.errors import ConfigError
 from resnet_edge.request import Request, check_request
 from resnet_edge.targets import Target, list_targets
@@ -84,7 +85,12 @@ def test_on_a_gpu_without_any_runtime_the_rest_is_checked_and_the_gaps_are_named
     steps = {step["name"]: step for step in result["steps"]}
     assert done.returncode == 1, "the stand-in has less memory than an H100, which a test finds"
     assert result["verdict"] == "failed"
-    assert [s for s in steps if steps[s]["outcome"] == "failed"] == ["tests marked gpu"]
+    failed = {name for name, step in steps.items() if step["outcome"] == "failed"}
+    reached = {  # by the libraries that this environment has; the stand-in has no memory to give
+        name for name in steps if name.startswith("device memory through")
+        and steps[name]["outcome"] != "not checked"
+    }  # fmt: skip
+    assert failed == {"tests marked gpu"} | reached
     assert steps["target"]["values"]["name"] == "h100"
     assert steps["resnet20: export"]["outcome"] == "passed"
     assert steps["resnet18: export"]["values"]["architecture"] == "resnet18"
@@ -92,8 +98,9 @@ def test_on_a_gpu_without_any_runtime_the_rest_is_checked_and_the_gaps_are_named
     assert steps["TensorRT-RTX is refused here"]["outcome"] == "passed"
     assert "9.0" in steps["TensorRT-RTX is refused here"]["values"]["error"]["message"]
     unverified = "\n".join(result["unverified"])
-    for gap in ("PyTorch on the GPU", "ONNX Runtime on the GPU", "device memory", "Jetson"):
+    for gap in ("PyTorch on the GPU", "ONNX Runtime on the GPU", "Jetson"):
         assert gap in unverified
+    assert ("device memory" in unverified) == (len(reached) < len(LIBRARIES))
 
 
 @pytest.mark.slow
