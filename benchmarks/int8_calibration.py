@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Report, parser, photos, random_bundle, say, start
-from peers import BUSY, HERE, LIMIT_GB, Peers, run_child
+from common import Report, parser, photos, random_bundle, start
+from peers import HERE, LIMIT_GB, Peers, note_busy, run_child, take_turns
 
 from resnet_edge.bundle import Bundle
 
@@ -81,15 +81,9 @@ def main() -> None:
     bundle = random_bundle("resnet50", options.cache)
     for count in counts:
         runs = commands(bundle, count, tools, peers, options)
-        results = interleave(runs, rounds, options.repeat_limit)
+        results = take_turns(runs, rounds, options.repeat_limit)
         add_rows(report, count, results)
-    busy = [run["other_cpus"] for value in report.values for run in value["runs"]
-            if run.get("other_cpus", 0) > BUSY]  # fmt: skip
-    if busy:
-        report.notes.append(
-            f"NOT QUIET: others kept more than {BUSY} CPUs busy during {len(busy)} runs, up to "
-            f"{max(busy)}"
-        )
+    note_busy(report)
     report.write(options, machine)
 
 
@@ -112,22 +106,6 @@ def commands(
             Path(out / f"{tool}.{suffix}"), count=count, batch=options.batch,
         )  # fmt: skip
     return runs
-
-
-def interleave(
-    runs: dict[str, Callable[[], dict[str, Any]]], rounds: int, repeat_limit: float
-) -> dict[str, list[dict[str, Any]]]:
-    """Run all in the order A B B A …; what failed or took long is not repeated."""
-    results: dict[str, list[dict[str, Any]]] = {label: [] for label in runs}
-    for turn in range(rounds):
-        for label in reversed(runs) if turn % 2 else runs:
-            earlier = results[label]
-            if earlier and ("error" in earlier[0] or earlier[0]["seconds"] > repeat_limit):
-                continue
-            earlier.append(runs[label]())
-            found = earlier[-1]
-            say(f"round {turn + 1}, {label}: {found.get('error') or round(found['seconds'], 1)}")
-    return results
 
 
 def add_rows(report: Report, count: int, results: dict[str, list[dict[str, Any]]]) -> None:

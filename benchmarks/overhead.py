@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from common import Report, parser, photos, random_bundle, say, start
-from peers import BUSY, HERE, Peers, run_child
+from peers import HERE, Peers, note_busy, run_child, take_turns
 
 from resnet_edge.quantize.stage import quantize
 
@@ -71,13 +71,7 @@ def main() -> None:
     measure_decode(report, options)
     measure_build(report, options)
     measure_flow(report, options, peers)
-    busy = [run["other_cpus"] for value in report.values for run in value.get("runs", ())
-            if run.get("other_cpus", 0) > BUSY]  # fmt: skip
-    if busy:
-        report.notes.append(
-            f"NOT QUIET: others kept more than {BUSY} CPUs busy during {len(busy)} runs, up to "
-            f"{max(busy)}"
-        )
+    note_busy(report)
     report.write(options, machine)
 
 
@@ -94,7 +88,7 @@ def measure_start(report: Report, options: argparse.Namespace) -> None:
         ways = {k: partial(_wall, c) for k, c in zip(("ours", "bare"), commands, strict=True)}
         for call in ways.values():
             call()  # byte code and disk cache
-        add(report, f"start: {what}", turns(ways, 5 * options.rounds), "seconds", "s", "≤ 1.5")
+        add(report, f"start: {what}", take_turns(ways, 5 * options.rounds), "seconds", "s", "≤ 1.5")
 
 
 def measure_call(report: Report, options: argparse.Namespace) -> None:
@@ -127,7 +121,7 @@ def measure_decode(report: Report, options: argparse.Namespace) -> None:
         "ours": _task("decode ours", sys.executable, folder=str(folder)),
         "bare": _task("decode torchvision", python, folder=str(folder)),
     }
-    runs = turns(ways, options.rounds)
+    runs = take_turns(ways, options.rounds)
     label = "decode: ours / torchvision"
     if add(report, label, runs, "images_per_s", "images/s", "≥ 1"):
         hashes = {run["sha256"] for way in runs.values() for run in way}
@@ -146,7 +140,7 @@ def measure_build(report: Report, options: argparse.Namespace) -> None:
                       capability=CAPABILITY, out=str(options.cache / "bare.engine")),
     }  # fmt: skip
     label = "build: ResNet-50 FP16, TensorRT-RTX / bare API"
-    add(report, label, turns(ways, options.rounds), "seconds", "s", "≤ 1.05")
+    add(report, label, take_turns(ways, options.rounds), "seconds", "s", "≤ 1.05")
 
 
 def measure_flow(report: Report, options: argparse.Namespace, peers: Peers) -> None:
@@ -173,7 +167,7 @@ def measure_flow(report: Report, options: argparse.Namespace, peers: Peers) -> N
             work, "flow modelopt", peers.python, model=str(bundle.artifact("model.onnx")),
             capability=CAPABILITY, mean=spec.mean, std=spec.std, **images,
         )  # fmt: skip
-    runs = turns(ways, max(1, options.rounds // 2))
+    runs = take_turns(ways, max(1, options.rounds // 2))
     label = f"flow: ResNet-50 INT8, {n} images / ModelOpt + bare builder"
     if add(report, label, runs, "seconds", "s", "≤ 0.5"):
         for way, name in (("ours", "ours"), ("bare", "ModelOpt + bare builder")):
@@ -181,16 +175,6 @@ def measure_flow(report: Report, options: argparse.Namespace, peers: Peers) -> N
                      for k in runs[way][0]["parts"]}  # fmt: skip
             seconds = ", ".join(f"{k} {v:.1f} s" for k, v in parts.items())
             report.notes.append(f"{name}: {seconds}; agreement {runs[way][0]['agreement']:.1f} %")
-
-
-def turns(ways: dict[str, Callable[[], dict[str, Any]]], rounds: int) -> Runs:
-    """Run all in the order A B B A …; what failed is not repeated."""
-    runs: Runs = {way: [] for way in ways}
-    for turn in range(rounds):
-        for way in reversed(ways) if turn % 2 else ways:
-            if not any("error" in run for run in runs[way]):
-                runs[way].append(ways[way]())
-    return runs
 
 
 def add(report: Report, what: str, runs: Runs, key: str, unit: str, bar: str) -> bool:

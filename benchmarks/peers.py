@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import say
+from common import Report, say
 
 from resnet_edge.imaging import ImageSpec
 
@@ -124,6 +124,36 @@ def run_child(command: Sequence[str | Path], limit_gb: float = LIMIT_GB) -> dict
             return found | {"other_cpus": usage.others()}
     last = " / ".join(line.strip() for line in lines[-2:])[-300:]
     return {"error": f"failed (exit code {process.returncode}): {last}".replace("|", "/")}
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[], dict[str, Any]]],
+    rounds: int,
+    repeat_limit: float = float("inf"),
+) -> dict[str, list[dict[str, Any]]]:
+    """Run all in the order A B B A …; what failed or took over ``repeat_limit`` s runs once."""
+    results: dict[str, list[dict[str, Any]]] = {label: [] for label in runs}
+    for turn in range(rounds):
+        for label in reversed(runs) if turn % 2 else runs:
+            earlier = results[label]
+            if earlier and ("error" in earlier[0] or earlier[0].get("seconds", 0) > repeat_limit):
+                continue
+            earlier.append(runs[label]())
+            found = earlier[-1]
+            took = f"{found['seconds']:.3g} s" if "seconds" in found else "done"
+            say(f"round {turn + 1}, {label}: {found.get('error', took)}")
+    return results
+
+
+def note_busy(report: Report) -> None:
+    """Say in a report whether others kept CPUs busy during its runs."""
+    busy = [run["other_cpus"] for value in report.values for run in value["runs"]
+            if run.get("other_cpus", 0) > BUSY]  # fmt: skip
+    if busy:
+        report.notes.append(
+            f"NOT QUIET: others kept more than {BUSY} CPUs busy during {len(busy)} runs, up to "
+            f"{max(busy)}"
+        )
 
 
 def _watch(process: subprocess.Popen[str], limit_gb: float) -> dict[str, Any] | None:

@@ -88,12 +88,19 @@ class Session(Closing):
         fixed = self.inputs[0].shape[0]
         return fixed or 1, fixed
 
-    def run_rows(self, rows: NDArray[Any], batch: int | None = None) -> dict[str, NDArray[Any]]:
+    def run_rows(
+        self,
+        rows: NDArray[Any],
+        batch: int | None = None,
+        *,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Run any number of images, whatever batch the network takes.
 
         Args:
             rows: The images.
             batch: Images per call; default as many as `batch_range` allows.
+            constants: Other inputs, the same in every call.
 
         Returns:
             Every output, with one row for each image.
@@ -102,7 +109,7 @@ class Session(Closing):
 
         name, parts = self.inputs[0].name, []
         for part, count in portions(rows, *((batch, batch) if batch else self.batch_range)):
-            found = self.run({name: part})
+            found = self.run({name: part, **(constants or {})})
             parts.append(found if count == len(part) else {k: v[:count] for k, v in found.items()})
         if len(parts) == 1:
             return parts[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.closing import Closing
-from resnet_edge.batches import portions
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph, engine_scales
 
@@ -48,12 +47,9 @@ class AdjustableGraph(Closing):
         """Run batches of images with the ranges of ``table`` and return all logits."""
         import numpy as np
 
-        scales, name = self._scales(table), self._session.inputs[0].name
-        rows: list[NDArray[np.float32]] = []
-        for batch in inputs:
-            for part, count in portions(batch, *self._session.batch_range):
-                found = self._session.run({name: part, **scales})
-                rows.append(next(iter(found.values()))[:count])
+        scales = self._scales(table)
+        found = [self._session.run_rows(batch, constants=scales) for batch in inputs]
+        rows = [next(iter(outputs.values())) for outputs in found]
         return np.concatenate(rows)
 
     def close(self) -> None:
