@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchSession", "deployable", "probe"]
 
+# PyTorch allocates every activation anew: of larger batches the kernel clears the pages first.
+_PIXELS = 8 * 224 * 224
+
 
 def probe() -> Availability:
     """Say whether PyTorch is installed, and whether it sees a GPU."""
@@ -72,8 +75,14 @@ class TorchSession(Session):
             torch.set_num_threads(threads)
         self._module = deployable(model.eval(), spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = "uint8" if spec.input == "uint8" else "float32"
+        self._height, self._width = spec.crop
         self.inputs = (TensorSpec("input", (None, *spec.input_shape), dtype),)
         self.outputs = (TensorSpec("logits", (None, model.config.outputs), "float32"),)
+
+    @property
+    def batch_range(self) -> tuple[int, int | None]:
+        """Any batch runs; beyond these many images at a time each takes longer."""
+        return 1, max(1, _PIXELS // (self._height * self._width))
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once and return the logits."""
