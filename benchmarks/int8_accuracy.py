@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from outlier import outlier_checkpoint
 from peers import Peers
 
-from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession, Optimise
 from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
@@ -152,10 +152,14 @@ def logits_of(
     for name in ("auto", "mse"):  # auto first: the others are compared with it
         recipe = replace(load_recipe(name), images=len(data.calibration))
         calibrate(bundle, data.calibration, recipe)
-        yield f"ours, {name}", "graph", run(bundle, quantize(bundle, "int8").path, data, exact=True)
+        yield (
+            f"ours, {name}",
+            "graph",
+            run(bundle, quantize(bundle, "int8").path, data, optimise="none"),
+        )
         if name == "auto":
             twin = quantize(bundle, "int8-cpu").path
-            yield TWIN, "onnxruntime", run(bundle, twin, data, exact=False)
+            yield TWIN, "onnxruntime", run(bundle, twin, data, optimise="all")
     for tool in tools:
         executed, folder = PEERS[tool], options.cache / "accuracy"
         out = folder / f"{tool}-{bundle.path.name}.{'xml' if executed == 'openvino' else 'onnx'}"
@@ -171,12 +175,16 @@ def logits_of(
         elif executed == "openvino":
             yield tool, executed, np.load(more["logits"])
         else:
-            yield tool, executed, run(bundle, out, data, exact=executed == "graph")
+            yield (
+                tool,
+                executed,
+                run(bundle, out, data, optimise="none" if executed == "graph" else "all"),
+            )
 
 
-def run(bundle: Bundle, graph: Path, data: Data, *, exact: bool) -> NDArray[np.float32]:
+def run(bundle: Bundle, graph: Path, data: Data, *, optimise: Optimise) -> NDArray[np.float32]:
     """Run an ONNX file on the test images in our ONNX Runtime."""
-    with OnnxRuntimeSession(graph, exact=exact) as session:
+    with OnnxRuntimeSession(graph, optimise=optimise) as session:
         logits, _, _ = run_all(session, data.test, bundle.model.image_spec)
     return logits
 

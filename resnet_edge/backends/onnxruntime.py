@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.backends.base import Availability, Backend, Session, TensorSpec
 from resnet_edge.backends.config import EngineArtifact
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from resnet_edge.sidecar import Sidecar
     from resnet_edge.targets import Target
 
-__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession"]
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "Optimise"]
+
+Optimise = Literal["all", "float", "none"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -108,8 +110,9 @@ class OnnxRuntimeSession(Session):
     Args:
         model: A file, or a model in memory.
         threads: Intra-op threads; 0 lets ONNX Runtime take all cores.
-        exact: Keep the graph as written instead of optimising it. Checking numerics needs that;
-            speed does not.
+        optimise: What ONNX Runtime may change. ``all``: its default, Q/DQ pairs become integer
+            kernels. ``float``: Q/DQ pairs stay as written, what lies between them is fused, to
+            the same sums in another order. ``none``: nothing; the roundings of FP16 stay too.
         gpu: Use the CUDA provider where this ONNX Runtime has one.
         spin: Let idle threads of ONNX Runtime wait busily, which is its default and lowers the
             latency. Off where other threads work at the same time and need the cores.
@@ -124,7 +127,7 @@ class OnnxRuntimeSession(Session):
         model: Path | ModelProto,
         *,
         threads: int = 0,
-        exact: bool = False,
+        optimise: Optimise = "all",
         gpu: bool = False,
         spin: bool = True,
     ) -> None:
@@ -132,7 +135,9 @@ class OnnxRuntimeSession(Session):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        if exact:
+        if optimise == "float":
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if optimise == "none":
             level = onnxruntime.GraphOptimizationLevel
             options.graph_optimization_level = level.ORT_DISABLE_ALL
         if not spin:

@@ -41,7 +41,7 @@ class AdjustableGraph(Closing):
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ())
             for name in self._scales(table)
         )
-        self._session = OnnxRuntimeSession(graph, exact=True)
+        self._session = OnnxRuntimeSession(graph, optimise="float")
 
     def logits(self, inputs: Iterable[NDArray[Any]], table: RangesTable) -> NDArray[np.float32]:
         """Run batches of images with the ranges of ``table`` and return all logits."""

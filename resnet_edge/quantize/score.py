@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from resnet_edge.backends.onnxruntime import Optimise
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
 
@@ -55,14 +56,14 @@ class Inputs:
 
 
 def run_graph(
-    model: ModelProto, inputs: Iterable[NDArray[Any]], *, exact: bool
+    model: ModelProto, inputs: Iterable[NDArray[Any]], *, optimise: Optimise
 ) -> NDArray[np.float32]:
     """Run a graph over batches and return all logits."""
     import numpy as np
 
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
-    with OnnxRuntimeSession(model, exact=exact) as session:
+    with OnnxRuntimeSession(model, optimise=optimise) as session:
         rows = [next(iter(session.run_rows(array).values())) for array in inputs]
     return np.concatenate(rows)
 
@@ -123,7 +124,7 @@ class HeldOut:
         """Run the float model on held-out images; ``labels`` are those of the whole source."""
         inputs = Inputs.read(source, spec, indices)
         known = None if labels is None else labels[list(inputs.indices)]
-        return cls(inputs, run_graph(model, inputs, exact=False), known)
+        return cls(inputs, run_graph(model, inputs, optimise="all"), known)
 
     def first(self, count: int) -> HeldOut:
         """Return the first ``count`` images, rounded up to whole batches."""
@@ -132,8 +133,8 @@ class HeldOut:
         return HeldOut(inputs, self.logits[:n], None if self.labels is None else self.labels[:n])
 
     def score(self, graph: ModelProto) -> GraphScore:
-        """Run a quantized graph, exactly as written, and compare."""
-        return self.judge(run_graph(graph, self.inputs, exact=True))
+        """Run a quantized graph, its Q/DQ pairs as written, and compare."""
+        return self.judge(run_graph(graph, self.inputs, optimise="float"))
 
     def judge(self, logits: NDArray[np.float32]) -> GraphScore:
         """Compare a quantized model's logits on these images with the float model's."""

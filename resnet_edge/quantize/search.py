@@ -177,7 +177,7 @@ def compare(
     placement = place(model.graph, keep_float=keep_float)
     if placement.weighted:
         graph = engine_graph(model, placement, table, weights="rounded")
-        logits = run_graph(graph, images.inputs, exact=True)
+        logits = run_graph(graph, images.inputs, optimise="float")
     else:
         logits = images.logits  # nothing is quantized
     labels = None if budget.metric == "agreement" else images.labels

@@ -57,7 +57,9 @@ class Candidate:
             return get_backend(self.backend).open(self.file, self.sidecar)
         from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(self.runnable, exact=self.executed == "graph")
+        return OnnxRuntimeSession(
+            self.runnable, optimise="none" if self.executed == "graph" else "all"
+        )
 
 
 def find_candidate(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnx import ModelProto
+
+    from resnet_edge.backends.onnxruntime import Optimise
 
 onnxruntime = require("onnxruntime")
 X = np.array([[-1.0, 0.5], [2.0, -3.0]], np.float32)
@@ -32,9 +34,9 @@ def without_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
 
-@pytest.mark.parametrize("options", [{}, {"threads": 1}, {"exact": True}])
+@pytest.mark.parametrize("options", [{}, {"threads": 1}, {"optimise": "none"}])
 def test_a_model_in_memory_or_on_disk_gives_named_outputs(
-    model: ModelProto, tmp_path: Path, options: dict[str, int]
+    model: ModelProto, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     save_graph(model, tmp_path / "m.onnx")
     for source in (model, tmp_path / "m.onnx"):
@@ -62,8 +64,8 @@ def test_element_types_have_their_numpy_names(dtype: str) -> None:
         assert np.array_equal(session.run({"x": x})["y"], x)
 
 
-def test_an_exact_session_keeps_q_and_dq_as_written() -> None:
-    """Optimised, the pair of an integer and its own scale disappears; exactly run, it rounds."""
+@pytest.mark.parametrize("optimise", ["float", "none"])
+def test_q_and_dq_stay_as_written_where_they_must_not_be_optimised(optimise: Optimise) -> None:
     text = """
     g (float[4] x) => (float[4] y) {
         q = QuantizeLinear(x, scale, zero)
@@ -71,8 +73,32 @@ def test_an_exact_session_keeps_q_and_dq_as_written() -> None:
     }"""
     model = onnx_model(text, scale=np.float32(0.5), zero=np.int8(0))
     x = np.array([0.25, 0.75, 100.0, -100.0], np.float32)
-    with OnnxRuntimeSession(model, exact=True) as session:
+    with OnnxRuntimeSession(model, optimise=optimise) as session:
         assert session.run({"x": x})["y"].tolist() == [0.0, 1.0, 63.5, -64.0]
+
+
+def test_optimised_float_layers_leave_every_rounding_to_integers_where_it_was() -> None:
+    """Small integers add up exactly in any order; the integer kernel would clip the sum at 127."""
+    text = """
+    g (float[1,16,3,3] x) => (float[1,16,3,3] y, float[1,16,3,3] unclipped) {
+        q = QuantizeLinear(x, scale, zero)
+        d = DequantizeLinear(q, scale, zero)
+        w = DequantizeLinear(kernel, scale, zero)
+        c = Conv<kernel_shape=[1,1]>(d, w)
+        unclipped = Relu(c)
+        r = QuantizeLinear(unclipped, scale, zero)
+        y = DequantizeLinear(r, scale, zero)
+    }"""
+    rng = np.random.default_rng(0)
+    kernel = rng.integers(-9, 9, (16, 16, 1, 1), np.int8)
+    model = onnx_model(text, scale=np.float32(1), zero=np.int8(0), kernel=kernel)
+    x = rng.integers(-9, 9, (1, 16, 3, 3)).astype(np.float32) + np.float32(0.25)
+    with OnnxRuntimeSession(model, optimise="float") as session:
+        found = session.run({"x": x})
+    expected = np.einsum("oi,nihw->nohw", kernel[:, :, 0, 0].astype(np.float32), np.rint(x))
+    assert np.array_equal(found["unclipped"], np.maximum(expected, 0))
+    assert np.array_equal(found["y"], np.clip(expected, 0, 127))
+    assert found["unclipped"].max() > 127
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08" * 50])

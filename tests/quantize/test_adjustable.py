@@ -45,5 +45,5 @@ def test_ranges_fed_at_run_time_give_the_bits_of_a_graph_written_with_them(
             ranges = narrowed(table, factor)
             answers[factor] = graph.logits(inputs, ranges)
             own = engine_graph(model, place(model.graph), ranges, weights="rounded")
-            np.testing.assert_array_equal(answers[factor], run_graph(own, inputs, exact=True))
+            np.testing.assert_array_equal(answers[factor], run_graph(own, inputs, optimise="float"))
     assert np.abs(answers[1.0] - answers[0.1]).max() > 0

@@ -67,8 +67,8 @@ def rescaled(model: ModelProto, seed: int, decades: float) -> ModelProto:
 def test_the_function_stays_the_same(exported: Callable[[str], Bundle], name: str) -> None:
     bundle = exported(name)
     model, batches = load_graph(bundle.artifact("model.onnx")), inputs(bundle)
-    before = run_graph(model, batches, exact=False)
-    after = run_graph(equalized(model, batches), batches, exact=False)
+    before = run_graph(model, batches, optimise="all")
+    after = run_graph(equalized(model, batches), batches, optimise="all")
     assert np.abs(after - before).max() <= 1e-3 * np.abs(before).max()
 
 
@@ -136,8 +136,8 @@ def test_a_dead_channel_does_not_blow_up(exported: Callable[[str], Bundle]) -> N
     for initializer in result.graph.initializer:
         value = numpy_helper.to_array(initializer)
         assert np.isfinite(value).all()
-    before = run_graph(model, inputs(bundle), exact=False)
-    after = run_graph(result, inputs(bundle), exact=False)
+    before = run_graph(model, inputs(bundle), optimise="all")
+    after = run_graph(result, inputs(bundle), optimise="all")
     assert np.allclose(before, after, atol=1e-3 * np.abs(before).max())
 
 
@@ -163,8 +163,8 @@ def test_grouped_convolutions_are_read_by_group() -> None:
         v=rng.normal(size=(4, 3, 1, 1)).astype(np.float32),
     )
     batches = [rng.normal(size=(4, 2, 4, 4)).astype(np.float32)]
-    before = run_graph(model, batches, exact=False)
+    before = run_graph(model, batches, optimise="all")
     result = equalize(model, channel_maxima(model, ["b"], batches))
     assert result.groups == 6
     assert result.spread > 1
-    assert np.allclose(before, run_graph(result.model, batches, exact=False), atol=1e-5)
+    assert np.allclose(before, run_graph(result.model, batches, optimise="all"), atol=1e-5)

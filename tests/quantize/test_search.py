@@ -54,7 +54,7 @@ def images(bundle: Bundle, model: ModelProto, shipped_images: Path) -> Labelled:
     source = open_images(shipped_images / "test")
     assert source.labels is not None
     inputs = Inputs.read(source, bundle.model.image_spec, range(300), batch_size=50)
-    return Labelled(inputs, run_graph(model, inputs, exact=False), source.labels[:300])
+    return Labelled(inputs, run_graph(model, inputs, optimise="all"), source.labels[:300])
 
 
 @pytest.fixture(scope="module")
