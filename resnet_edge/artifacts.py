@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["atomic_path", "read_json", "sha256_file", "sha256_json", "write_bytes", "write_json"]
+
+_SAME_TIME_STAMP_NS = 2_000_000_000  # the coarsest time stamps of file systems, FAT's
 
 
 @contextmanager
@@ -108,7 +112,25 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    A process reads a file once, as long as the file system says that nothing touched it. Files
+    changed a moment ago are read every time: the next change might get the same time stamp.
+    """
+    stat = path.stat()
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _SAME_TIME_STAMP_NS:
+        return _read_sha256(path)
+    return _known_sha256(
+        path.absolute(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    )
+
+
+@lru_cache(maxsize=64)
+def _known_sha256(path: Path, *_: int) -> str:
+    return _read_sha256(path)
+
+
+def _read_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):

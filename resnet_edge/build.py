@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from resnet_edge.artifacts import sha256_file, write_bytes
+from resnet_edge.artifacts import write_bytes
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
@@ -103,6 +104,7 @@ def build(
     graph = bundle.artifact(source)
     built = backend.build(graph, target, config, calibration=calibration, progress=progress)
     seconds = round(time.perf_counter() - started, 3)
+    digest = hashlib.sha256(built.data).hexdigest()
     write_bytes(engine, built.data)
     layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
     if built.layers is not None:
@@ -119,7 +121,7 @@ def build(
         rest=rest,
         onnx=source,
         onnx_sha256=bundle.sha256(source),
-        engine_sha256=sha256_file(engine),
+        engine_sha256=digest,
         profile=config.profile if backend.profiles else None,
         settings=config.settings,
         inputs=inputs,
@@ -128,7 +130,8 @@ def build(
         notes=built.notes,
     )
     write_sidecar(engine, sidecar)
-    bundle.record(name, Record(**{**vars(record), "details": {"seconds": seconds}}))
+    made = Record(**{**vars(record), "details": {"seconds": seconds}})
+    bundle.record(name, made, sha256=digest)
     return BuildResult(
         engine, sidecar_path(engine), sidecar, len(built.data), seconds, cached=False
     )

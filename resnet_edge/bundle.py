@@ -207,12 +207,12 @@ class Bundle:
             return False
         return sha256_file(self.path / name) == self.sha256(name)
 
-    def record(self, name: str, record: Record) -> None:
-        """Enter an artifact that now exists into the manifest."""
+    def record(self, name: str, record: Record, *, sha256: str | None = None) -> None:
+        """Enter an artifact that now exists into the manifest; ``sha256`` where it is known."""
         path = self.path / name
         self._artifacts.pop(name, None)  # the newest goes last
         self._artifacts[name] = {
-            "sha256": sha256_file(path),
+            "sha256": sha256 or sha256_file(path),
             "bytes": path.stat().st_size,
             **{key: _plain(value) for key, value in asdict(record).items()},
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

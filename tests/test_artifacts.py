@@ -6,12 +6,14 @@ import json
 import os
 import random
 import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_edge import artifacts
 from resnet_edge.artifacts import (
     atomic_path,
     read_json,
@@ -197,3 +199,33 @@ def test_the_hash_of_a_file_is_sha256_of_its_content(tmp_path: Path, size: int) 
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_is_hashed_once_until_anything_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = artifacts._read_sha256
+    monkeypatch.setattr(artifacts, "_read_sha256", lambda path: (reads.append(path), read(path))[1])
+    path, other = tmp_path / "file", tmp_path / "other"
+
+    def hashed(content: bytes, *, age: float = 60) -> int:
+        """Ask three times; say how often the file was read."""
+        later = time.time_ns() + int(age * 1e9)
+        reads.clear()
+        with monkeypatch.context() as context:
+            context.setattr(artifacts.time, "time_ns", lambda: later)
+            assert {sha256_file(path) for _ in range(3)} == {hashlib.sha256(content).hexdigest()}
+        return len(reads)
+
+    path.write_bytes(b"one")
+    assert hashed(b"one", age=0) == 3  # what comes next may have the same time stamp
+    assert hashed(b"one") == 1
+    assert hashed(b"one") == 0
+    before = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the inode still tells
+    assert hashed(b"two") == 1
+    other.write_bytes(b"six")
+    other.replace(path)
+    assert hashed(b"six") == 1
