@@ -72,6 +72,23 @@ def random_bundle(name: str, cache: Path) -> Bundle:
     return export(random_checkpoint(name, cache), cache / name).bundle
 
 
+def random_program(name: str, cache: Path) -> Path:
+    """Write the network of `random_checkpoint` as a program any PyTorch can run, once."""
+    import torch
+
+    from resnet_edge.models.zoo import create
+
+    path = cache / f"{name}.pt2"
+    if not path.exists():
+        model = create(name).eval()
+        model.load_state_dict(torch.load(random_checkpoint(name, cache), weights_only=True))
+        images = torch.export.Dim("images")
+        example = (torch.zeros(2, 3, 224, 224),)
+        program = torch.export.export(model, example, dynamic_shapes=({0: images},))
+        torch.export.save(program, path)
+    return path
+
+
 def photos(count: int, cache: Path, size: int = 224) -> Path:
     """Return an .npy file of decoded JPEG pictures, uint8 N x size x size x 3, made once.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Report, parser, photos, random_bundle, say, start
+from common import Report, parser, photos, random_bundle, random_program, say, start
 from peers import HERE, Peers, note_busy, run_child, take_turns
 
 from resnet_edge.quantize.stage import quantize
@@ -40,7 +40,7 @@ PROTOCOL = (
     "there, with hashes, sidecar and manifest, against parser and builder alone. *Decode*: 256 "
     "JPEGs of 500 x 375 to normalised 224 x 224 float32 on one core. *Flow*: from the float ONNX "
     "file over {images} calibration images (recipe auto) to an INT8 engine and its agreement with "
-    "the float model on as many others; ours compares with PyTorch, the other with the ONNX file. "
+    "the PyTorch model on as many others. "
     "Imports are not in build, decode and flow. Random weights."
 )
 Runs = dict[str, list[dict[str, Any]]]
@@ -165,6 +165,7 @@ def measure_flow(report: Report, options: argparse.Namespace, peers: Peers) -> N
     if found:
         ways["bare"] = _fresh(
             work, "flow modelopt", peers.python, model=str(bundle.artifact("model.onnx")),
+            program=str(random_program("resnet50", options.cache)),
             capability=CAPABILITY, mean=spec.mean, std=spec.std, **images,
         )  # fmt: skip
     runs = take_turns(ways, max(1, options.rounds // 2))

@@ -21,7 +21,8 @@ Result = dict[str, Any]
 
 def build_ours(bundle: str, work: str, target: str, precision: str) -> Result:
     """Build an engine with the stage, its graph being there already."""
-    import tensorrt_rtx  # noqa: F401  (imported on both sides before the clock starts)
+    import onnx  # noqa: F401  (imports are done before the clock starts, on both sides)
+    import tensorrt_rtx  # noqa: F401
 
     from resnet_edge.build import BuildConfig, build
     from resnet_edge.bundle import Bundle
@@ -62,6 +63,7 @@ def _bare_engine(trt: Any, onnx: str, capability: str, out: str) -> int:
 
 def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) -> Result:
     """Calibrate with recipe auto, build the INT8 engine, verify it on other images."""
+    import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import tensorrt_rtx  # noqa: F401
     import torch  # noqa: F401
@@ -87,16 +89,23 @@ def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) 
 
 
 def flow_modelopt(
-    model: str, work: str, capability: str, calibration: str, test: str, **normalise: Any
+    model: str,
+    program: str,
+    work: str,
+    capability: str,
+    calibration: str,
+    test: str,
+    **normalise: Any,
 ) -> Result:
-    """Calibrate with ModelOpt, build with the bare API, compare with the float model.
+    """Calibrate with ModelOpt, build with the bare API, compare with the PyTorch model.
 
-    What it leaves out, the PyTorch model and the check that nothing of the calibration is in the
-    test, would make it slower.
+    What it leaves out, the check that nothing of the calibration is in the test among it, would
+    make it slower. The PyTorch model comes as an exported program, loaded before the clock starts.
     """
     import numpy as np
     import onnxruntime
     import tensorrt_rtx as trt
+    import torch
     from peer_worker import TOOLS, Images, input_name
 
     folder = Path(work)
@@ -105,17 +114,20 @@ def flow_modelopt(
     shutil.copyfile(model, given)  # ModelOpt writes beside its input
     job = {"model": str(given), "out": str(out), "data": calibration, "test": test, "batch": 8}
     job |= normalise
-    run, clock = TOOLS["modelopt-entropy"](), Clock()
+    run = TOOLS["modelopt-entropy"]()
+    network = torch.export.load(program).module().to(memory_format=torch.channels_last)
+    clock = Clock()
     run(job)
     clock.lap("calibrate")
     size = _bare_engine(trt, str(out), capability, str(folder / "int8.engine"))
     clock.lap("build")
-    classes = []
-    for graph in (str(given), str(out)):
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        name = input_name(graph)
-        logits = [session.run(None, {name: x})[0] for x in Images(job, "test").batches(8)]
-        classes.append(np.concatenate(logits).argmax(1))
+    images = Images(job, "test")
+    with torch.inference_mode():
+        exact = [network(torch.from_numpy(x)).numpy() for x in images.batches(8)]
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    name = input_name(str(out))
+    quantized = [session.run(None, {name: x})[0] for x in images.batches(8)]
+    classes = [np.concatenate(logits).argmax(1) for logits in (exact, quantized)]
     clock.lap("verify")
     same = float((classes[0] == classes[1]).mean())
     return {**clock.result(), "agreement": 100 * same, "bytes": size}
