@@ -178,14 +178,16 @@ def list_targets() -> tuple[Target, ...]:
 def resolve_target(name: str) -> Target:
     """Load a target; ``auto`` is this Jetson, else this machine's GPU, else the CPU.
 
+    On a Jetson of its own kind, a named target is narrowed to the software of that board's JetPack.
+
     Raises:
         ConfigError: It does not exist, breaks the schema, or the device found has no target.
     """
-    if name != "auto":
-        return load_target(name)
-    from resnet_edge.device.automatic import automatic_target
+    from resnet_edge.device.automatic import automatic_target, on_this_board
     from resnet_edge.device.driver import query_driver
     from resnet_edge.device.jetson import detect_jetson
     from resnet_edge.device.memory import read_memory
 
+    if name != "auto":
+        return on_this_board(load_target(name), detect_jetson())
     return automatic_target(detect_jetson(), query_driver(), read_memory().total, list_targets())

@@ -1,4 +1,4 @@
-"""The target that fits this machine: ``--target auto``."""
+"""The target that fits this machine: ``--target auto``, and a named one on its own board."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from resnet_edge.device.driver import Driver, Gpu
     from resnet_edge.device.jetson import Jetson
-    from resnet_edge.targets import Target
+    from resnet_edge.targets import Software, Target
 
-__all__ = ["automatic_target"]
+__all__ = ["automatic_target", "on_this_board"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,18 @@ def automatic_target(
         if target.name == "cpu":
             return target
     raise ConfigError("there is no target named cpu", hint="reinstall resnet-edge")
+
+
+def on_this_board(target: Target, jetson: Jetson | None) -> Target:
+    """Keep of a named target's software what runs on the JetPack of this very kind of Jetson.
+
+    Args:
+        target: As its file describes it, for every JetPack.
+        jetson: The module at hand; None, or one of another SoC, changes nothing.
+    """
+    if jetson is None or jetson.jetpack is None or jetson.soc != target.soc:
+        return target
+    return replace(target, software=_software(target, jetson.jetpack))
 
 
 def _jetson_target(jetson: Jetson, memory: int, targets: Sequence[Target]) -> Target:
@@ -89,7 +101,11 @@ def _with_jetpack(target: Target, jetpack: str | None) -> Target:
     if parts(jetpack)[:1] < (_FIRST_WITH_BINDINGS,) and target.backend == "tensorrt":
         log.info("JetPack %s has no TensorRT bindings for this Python: using trtexec", jetpack)
         target = replace(target, backend="trtexec")
-    return replace(target, software=target.software_of(jetpack=jetpack) or target.software)
+    return replace(target, software=_software(target, jetpack))
+
+
+def _software(target: Target, jetpack: str) -> tuple[Software, ...]:
+    return target.software_of(jetpack=jetpack) or target.software
 
 
 def _gpu_target(gpu: Gpu, targets: Sequence[Target]) -> Target:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from resnet_edge.device import automatic
+from resnet_edge.device import automatic, jetson
 from resnet_edge.device.automatic import automatic_target
 from resnet_edge.device.driver import Driver, Gpu
 from resnet_edge.device.jetson import detect_jetson
 from resnet_edge.device.memory import read_memory
 from resnet_edge.errors import ConfigError
-from resnet_edge.targets import Target, list_targets, resolve_target
+from resnet_edge.request import Request, check_request
+from resnet_edge.targets import Target, list_targets, load_target, resolve_target
 from tests.device.trees import TREES, Tree, write_tree
 
 if TYPE_CHECKING:
@@ -46,6 +47,31 @@ def test_a_jetson_gets_its_target_and_the_software_of_its_jetpack(
     assert (target.name, target.backend, target.memory_gb) == (name, backend, memory)
     assert [range_.tensorrt[0] for range_ in target.software] == tensorrt
     assert [(mode.id, mode.name) for mode in target.power_modes] == list(TREES[tree].modes)
+
+
+@pytest.mark.parametrize(
+    ("tree", "tensorrt", "refused"),
+    [
+        ("agx-orin-jp62-maxn", "11.4.1", True),
+        ("agx-orin-jp62-maxn", "10.3.0", False),
+        ("thor-jp71", "11.4.1", False),  # another SoC: its JetPack says nothing of an Orin's
+        ("orin-container", "11.4.1", False),  # shows no JetPack
+    ],
+)
+def test_a_named_target_takes_only_the_software_of_the_board_it_is_built_on(
+    tree: str, tensorrt: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(TREES[tree], tmp_path)
+    board = detect_jetson(tmp_path)
+    monkeypatch.setattr(jetson, "detect_jetson", lambda: board)
+    target = resolve_target("jetson-agx-orin-64gb")
+    request = Request("fp16", version=tensorrt)
+    check_request(load_target("jetson-agx-orin-64gb"), request)
+    if refused:
+        with pytest.raises(ConfigError, match=rf"TensorRT {tensorrt} does not run.*JetPack 6\.1"):
+            check_request(target, request)
+    else:
+        check_request(target, request)
 
 
 def test_super_modes_bring_their_peaks(tmp_path: Path) -> None:
