@@ -86,12 +86,23 @@ def check_driver(machine: Machine) -> Check:
         return fail(
             "CUDA driver",
             f"{found}, but the installed CUDA runtime is {runtime.cuda} (CUDA error 35)",
-            f"install a driver for CUDA {parts(runtime.cuda)[0]}, or packages for CUDA "
-            f"{parts(driver.cuda)[0]} (those named …-cu{parts(driver.cuda)[0]})",
+            _newer_driver(machine, needed=runtime.cuda, supported=driver.cuda),
         )
     if runtime is not None and runtime.error:
         return fail("CUDA driver", f"{found}; CUDA error {runtime.error}", "nvidia-smi")
     return ok("CUDA driver", found)
+
+
+def _newer_driver(machine: Machine, *, needed: str, supported: str) -> str:
+    """Return how to bring driver and runtime together; the driver of a Jetson is JetPack's."""
+    major = parts(supported)[0]
+    older = f"pip install 'cuda-python=={major}.*', and TensorRT from the packages for CUDA {major}"
+    if machine.jetson is not None:
+        return older
+    return (
+        "sudo ubuntu-drivers install (not Ubuntu: https://www.nvidia.com/drivers), for CUDA "
+        f"{needed} or newer, then reboot; or {older}"
+    )
 
 
 def check_power_mode(machine: Machine) -> Check:
