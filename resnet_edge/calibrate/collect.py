@@ -140,7 +140,7 @@ def _count_all(
             if partial is not None and now - stored >= _STORE_SECONDS:
                 keep, stored = Collected(begun.histograms, tuple(used), tuple(feeds.skipped)), now
             pending = counter.submit(
-                _count, begun.histograms, {**outputs, name: batch}, partial, keep
+                _count, begun.histograms, {name: batch} | outputs, partial, keep
             )
             rate = (len(used) - len(begun.indices)) / max(now - began, 1e-9)
             task.advance(len(rows), status=f"{rate:.{0 if rate >= 10 else 1}f} images/s")
@@ -155,15 +155,20 @@ def _count(
     partial: Partial | None,
     keep: Collected | None,
 ) -> None:
-    """Count one batch; then, in the same thread and so without a race, store where we are."""
-    name = ""
+    """Count one batch; then, in the same thread and so without a race, store where we are.
+
+    The network's input is the first of ``values``.
+    """
+    name, inputs = "", next(iter(values))
     try:
         for name, histogram in histograms.items():
             histogram.update(values[name])
     except CalibrationError as error:
         raise CalibrationError(
             f"tensor {name}: {error.message}",
-            hint="the network overflows on these images; check the preprocessing",
+            hint="these are the inputs themselves; mend the data"
+            if name == inputs
+            else "the network overflows on these images; check the preprocessing",
         ) from error
     if partial is not None and keep is not None:
         _store(partial, keep)

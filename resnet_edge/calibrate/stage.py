@@ -106,7 +106,7 @@ def calibrate(
     used = set(found.collected.indices)
     table = RangesTable(
         tensors=with_sqnr(found.table.tensors, found.collected.histograms),
-        recipe=described,
+        recipe=described if found.trials else described | {"method": found.method},
         model_sha256=bundle.sha256(BASE if found.changed else MODEL),
         images=() if random else tuple(parts.keys[i] for i in parts.calibrate_on if i in used),
         skipped=len(skipped),

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from resnet_edge.arrays import ArrayInputs
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.batches import ImageBatches
 from resnet_edge.calibrate import collect as module
@@ -21,7 +23,6 @@ from tests.conftest import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from onnx import ModelProto
 
@@ -216,6 +217,17 @@ def test_a_network_that_is_not_finite_is_refused_by_the_name_of_the_tensor(
     assert named in tensors
     assert order.index(named) >= order.index(broken_weight)
     assert "preprocessing" in (caught.value.hint or "")
+
+
+def test_inputs_that_are_not_finite_are_the_fault_of_the_data_not_of_the_network(
+    bundle: Bundle, model: ModelProto
+) -> None:
+    values = np.zeros((4, *bundle.model.image_spec.input_shape), np.float32)
+    values[3, 0, 0, 0] = np.nan
+    tensors, inputs = place(model.graph).tensors, ArrayInputs(Path("inputs.npy"), values)
+    with pytest.raises(CalibrationError, match=r"tensor input: 1 of \d+ values are NaN") as caught:
+        collect(model, tensors, inputs, bundle.model.image_spec, indices=range(4))
+    assert caught.value.hint == "these are the inputs themselves; mend the data"
 
 
 def test_a_tensor_the_graph_does_not_have_is_refused(

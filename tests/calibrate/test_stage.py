@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.arrays import ArrayInputs, RandomInputs, open_calibration
+from resnet_edge.arrays import ArrayImages, ArrayInputs, RandomInputs, open_calibration
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.batches import ImageBatches
 from resnet_edge.bundle import Bundle
@@ -73,6 +73,16 @@ def test_the_table_says_what_it_was_made_from(bundle: Bundle, images: IdxImages)
     entry = bundle.entry(TABLE)
     assert entry["stage"] == "calibrate"
     assert entry["config"]["image_spec"] == bundle.model.image_spec.to_json()
+
+
+def test_a_bake_off_that_was_left_out_is_recorded_as_what_was_done_instead(
+    bundle: Bundle, images: IdxImages
+) -> None:
+    few = ArrayImages(Path("few.npy"), np.stack([np.asarray(images.load(i)) for i in range(7)]))
+    table = calibrate(bundle, few, replace(RECIPE, name="auto", method="auto")).table
+    assert (table.recipe["name"], table.recipe["method"]) == ("auto", "mse")
+    assert table.trials == ()
+    assert calibrate(bundle, few, replace(RECIPE, name="auto", method="auto")).cached
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ from resnet_edge.backends.base import TensorSpec
 from resnet_edge.backends.tensorrt.features import TrtFeatures
 from resnet_edge.backends.tensorrt.logger import recording
 from resnet_edge.backends.tensorrt.messages import explain
-from resnet_edge.errors import BackendUnavailableError, EngineMismatchError
+from resnet_edge.errors import BackendUnavailableError, BuildError, EngineMismatchError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -128,7 +128,10 @@ def describe_engine(trt: ModuleType, data: bytes, options: LoadOptions) -> str:
         loaded = LoadedEngine(trt, data, options, logger, record)
         try:
             engine: tensorrt.ICudaEngine = loaded.engine
-            inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
+            inspector: tensorrt.EngineInspector | None = engine.create_engine_inspector()
+            if inspector is None:
+                reason, hint = explain(record.errors)
+                raise BuildError(f"TensorRT cannot describe the engine: {reason}", hint=hint)
             return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
         finally:
             loaded.close()

@@ -33,6 +33,7 @@ FAILURES = [
     ("parse", "build", "BuildError", ("cannot parse",)),
     ("build", "build", "BuildError", ("no kernel for conv1", "--workspace")),
     ("build out of memory", "build", "BuildError", ("memory", "swap")),
+    ("inspector", "build", "BuildError", ("cannot describe the engine", "memory")),
     ("deserialize", "open", "EngineMismatchError", ("cannot load", "memory")),
     ("context", "run", "DeviceError", ("execution context", "memory")),
     ("shape", "run", "DeviceError", ("refused the shape",)),

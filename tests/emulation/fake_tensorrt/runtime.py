@@ -139,6 +139,9 @@ class ICudaEngine:
         return self._trt.IExecutionContext(self)
 
     def create_engine_inspector(self) -> Any:
+        if "inspector" in state.failures:
+            state.say(self._logger, "ERROR", "CUDA error 2: out of memory")
+            return None
         return self._trt.EngineInspector(self)
 
 
