@@ -23,7 +23,7 @@ from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.stage import GRAPHS, quantize, stored_plan
 from resnet_edge.reference import Golden
 from tests.conftest import require
-from tests.foreign_models import run_original
+from tests.foreign.models import run_original
 from tests.quantize.graphs import float_net, foreign
 
 if TYPE_CHECKING:
