@@ -180,16 +180,17 @@ def _crop_offset(have: int, want: int) -> int:
 def _to_8_bit(image: Image.Image, mode: str) -> Image.Image:
     """Apply EXIF rotation and convert to ``L``, ``RGB`` or ``RGBA``."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
-    if image.mode != "L" or image.getexif():
+    # Both Pillow calls would copy an image that they need not change.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # I;16, I;16B and I are 16-bit files in practice
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow's advice; the next step drops alpha if need be
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 IMAGENET = ImageSpec(
