@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,7 @@ def test_every_architecture_builds_in_every_precision(
 ) -> None:
     bundle = make(name, side=64)
     assert all(build_as(bundle, p, r, profile=(1, 2, 4)).size for p, r in PRECISIONS)
+    shutil.rmtree(bundle.path.parent)  # together they would take 20 GB
 
 
 def test_one_engine_for_several_compute_capabilities(make: Callable[..., Bundle]) -> None:
