@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnet_edge.quantize.lint_rule import FLAVOURS, TRT8, Rule, Verdict, registrar
+from resnet_edge.quantize.qdq_types import UINT8_MIDDLES
 from resnet_edge.quantize.qdq_view import DQ, Q, QdqView
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def _zero_point_nonzero(view: QdqView, node: NodeProto) -> Verdict:
     worst = zero_point.flat[abs(zero_point.astype(int)).argmax()]
     text = f"{zero_point.dtype} zero-point {worst}: TensorRT only quantizes symmetrically"
     if view.is_shiftable(node):
-        return text, "the same numbers as int8 with zero-point 0", True
+        fix = "the same numbers as int8 with zero-point 0"
+        if node.op_type == Q and worst == min(UINT8_MIDDLES):
+            fix += ", but for the largest step, which is cut off"
+        return text, fix, True
     return text, _QUANTIZE_AGAIN, False
 
 

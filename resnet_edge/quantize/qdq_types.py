@@ -18,7 +18,7 @@ __all__ = ["DQ", "WEIGHTED", "Q", "TypedView"]
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-_UINT8_MIDDLE = 128
+UINT8_MIDDLES = (127, 128)
 
 
 class TypedView:
@@ -196,7 +196,11 @@ class TypedView:
         return moved.astype(np.int8) if fits else None
 
     def is_shiftable(self, node: NodeProto) -> bool:
-        """Whether uint8 around 128 can become int8 around 0 with the same result."""
+        """Whether uint8 around its middle can become int8 around 0.
+
+        With the same result, but around 127, as older ONNX Runtimes write it, for the largest of
+        the 256 steps, which int8 cuts off.
+        """
         if node.op_type == DQ:
             return self.shifted(node) is not None
         readers = self.index.consumers[node.output[0]]
@@ -204,7 +208,9 @@ class TypedView:
         return (
             node.output[0] not in self.index.outputs
             and all(n.op_type == DQ for n in readers)
-            and all(z is not None and (z == _UINT8_MIDDLE).all() for z in pair)
+            and any(
+                all(z is not None and (z == middle).all() for z in pair) for middle in UINT8_MIDDLES
+            )
             and self.integer_type(node) == self.UINT8
         )
 

@@ -3,7 +3,8 @@
 ONNX Runtime's integer kernels read the channels of a pixel four at a time and have a slow path for
 fewer. A convolution of stride 2 over C channels is one of stride 1 over the 4 C channels of 2 x 2
 blocks of pixels, with the same weights in other places and zeros between: the same integers are
-multiplied and added, so the result is the same to the bit.
+multiplied and added, so the result is the same to the bit. The blocks are made of the float input:
+ONNX Runtime 1.23, the last for Python 3.10, has no SpaceToDepth of uint8; no version is slower so.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ class _Stem:
     """A convolution to change.
 
     Attributes:
-        source: DequantizeLinear in front of it.
+        quantizer: QuantizeLinear of its input.
+        source: DequantizeLinear between the two.
         kernel: That of its weights.
         weight: int8, O x C x KH x KW.
         axes: First pad, last pad and length of the new kernel, for height and width.
     """
 
+    quantizer: NodeProto
     source: NodeProto
     kernel: NodeProto
     weight: NDArray[Any]
@@ -66,7 +69,10 @@ def _stem(
         return None
     if {source.op_type, kernel.op_type} != {"DequantizeLinear"}:
         return None
-    weight, shape = index.constant(kernel.input[0]), shapes.get(source.input[0], ())
+    quantizer = index.producer.get(source.input[0])
+    if quantizer is None or quantizer.op_type != "QuantizeLinear":
+        return None
+    weight, shape = index.constant(kernel.input[0]), shapes.get(quantizer.input[0], ())
     if weight is None or weight.ndim != len(shape) or weight.ndim != 4:
         return None
     plain = attribute(node, "auto_pad", b"NOTSET") == b"NOTSET" and attribute(node, "group", 1) == 1
@@ -76,7 +82,7 @@ def _stem(
     pads = attribute(node, "pads", [0, 0, 0, 0])
     axes = [_axis(shape[2 + i], weight.shape[2 + i], pads[i], pads[2 + i]) for i in (0, 1)]
     known = tuple(axis for axis in axes if axis is not None)
-    return _Stem(source, kernel, weight, known) if len(known) == len(axes) else None
+    return _Stem(quantizer, source, kernel, weight, known) if len(known) == len(axes) else None
 
 
 def _axis(size: int | None, kernel: int, before: int, after: int) -> tuple[int, int, int] | None:
@@ -93,14 +99,15 @@ def _blocked(model: ModelProto, node: NodeProto, stem: _Stem) -> list[NodeProto]
     """Redirect the convolution to blocks and return the nodes that make them."""
     from onnx import helper, numpy_helper
 
-    blocks, pixels, kernel = (
-        f"{node.name}.blocks{part}" for part in ("", "_dequantized", "_weight")
+    blocks, steps, pixels, kernel = (
+        f"{node.name}.blocks{part}" for part in ("", "_quantized", "_dequantized", "_weight")
     )
     weight = _rearranged(stem.weight, attribute(node, "pads", [0] * 4), [a[2] for a in stem.axes])
     model.graph.initializer.append(numpy_helper.from_array(weight, kernel))
     made = [
-        helper.make_node("SpaceToDepth", [stem.source.input[0]], [blocks], blocksize=2),
-        helper.make_node("DequantizeLinear", [blocks, *stem.source.input[1:]], [pixels]),
+        helper.make_node("SpaceToDepth", [stem.quantizer.input[0]], [blocks], blocksize=2),
+        helper.make_node("QuantizeLinear", [blocks, *stem.quantizer.input[1:]], [steps]),
+        helper.make_node("DequantizeLinear", [steps, *stem.source.input[1:]], [pixels]),
         helper.make_node(
             "DequantizeLinear", [kernel, *stem.kernel.input[1:]], [f"{kernel}_dequantized"], axis=0
         ),

@@ -9,7 +9,9 @@ from resnet_edge.artifacts import sha256_file
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.export import MODEL
+from resnet_edge.graph import load_graph
 from resnet_edge.sidecar import read_sidecar
+from resnet_edge.verify.stand_in import stand_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,9 +59,9 @@ class Candidate:
             return get_backend(self.backend).open(self.file, self.sidecar)
         from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(
-            self.runnable, optimise="none" if self.executed == "graph" else "all"
-        )
+        if self.executed == "graph":
+            return OnnxRuntimeSession(stand_in(load_graph(self.runnable)), optimise="none")
+        return OnnxRuntimeSession(self.runnable)
 
 
 def find_candidate(

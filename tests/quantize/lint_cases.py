@@ -226,6 +226,10 @@ CASES = {
     "uint8 activation around 128": Case(
         activation(xz=np.uint8(128)), {"zero-point-nonzero"}, "rejects", {"zero-point-nonzero"}
     ),
+    "uint8 activation around 127": Case(  # above 127 steps, one step more is cut off
+        activation(xs=np.float32(X_SCALE / 2), xz=np.uint8(127)),
+        {"zero-point-nonzero"}, "rejects", {"zero-point-nonzero"}, 0.2,
+    ),
     "asymmetric int8": Case(activation(xz=np.int8(3)), {"zero-point-nonzero"}, "rejects"),
     "asymmetric uint8": Case(activation(xz=np.uint8(100)), {"zero-point-nonzero"}, "rejects"),
     "uint8 weights around 128": Case(

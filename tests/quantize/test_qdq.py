@@ -22,6 +22,7 @@ from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph, twin_graph
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
 from resnet_edge.reference import Golden, run_all
+from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def both_logits(bundle: Bundle, kind: str, images: Path, count: int) -> tuple[Ar
     """Logits of test images from the float model and from a quantized graph."""
     source, spec = open_images(images / "test"), bundle.model.image_spec
     logits = []
-    for model in (load_graph(bundle.artifact(MODEL)), make(bundle, kind)):
+    for model in (load_graph(bundle.artifact(MODEL)), stand_in(make(bundle, kind))):
         with OnnxRuntimeSession(model, optimise="all" if kind == "twin" else "none") as session:
             logits.append(run_all(session, source, spec, indices=range(count))[0])
     return logits[0], logits[1]
