@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-__all__ = ["DQ", "WEIGHTED", "Q", "TypedView"]
+__all__ = ["DQ", "UINT8_MIDDLES", "WEIGHTED", "Q", "TypedView"]
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "Gemm", "MatMul")

@@ -12,13 +12,7 @@ from resnet_edge.foreign.stage import ImportConfig, ImportResult, import_onnx
 from resnet_edge.graph import load_graph
 from resnet_edge.imaging import ImageSpec
 from resnet_edge.reference import Golden
-from tests.foreign.models import (
-    DYNAMIC,
-    SIZE,
-    UNFOLDED,
-    run_original,
-    softmax,
-)
+from tests.foreign.models import DYNAMIC, SIZE, UNFOLDED, run_original, softmax
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,16 +21,9 @@ if TYPE_CHECKING:
 
     from resnet_edge.bundle import Bundle
 
-
 SPEC = ImageSpec(resize=SIZE, crop=(SIZE, SIZE), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-
-
 CONFIG = ImportConfig(image_spec=SPEC)
-
-
 HEAD = "m = GlobalAveragePool(r) f = Flatten(m)"
-
-
 BODY = f"c = Conv(x, w) r = Relu(c) {HEAD}"
 
 

@@ -15,9 +15,7 @@ from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.data import IdxImages, open_images
-from resnet_edge.errors import (
-    ConfigError,
-)
+from resnet_edge.errors import ConfigError
 from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig
 from resnet_edge.graph import fixed_batch, load_graph
@@ -30,12 +28,7 @@ from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import require
-from tests.foreign.bring import (
-    BODY,
-    SPEC,
-    bring,
-    logits_of,
-)
+from tests.foreign.bring import BODY, SPEC, bring, logits_of
 from tests.foreign.models import (
     SIZE,
     UNFOLDED,

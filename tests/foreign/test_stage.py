@@ -9,10 +9,7 @@ import onnx
 import pytest
 
 from resnet_edge.data import IdxImages, open_images
-from resnet_edge.errors import (
-    CheckpointError,
-    GraphError,
-)
+from resnet_edge.errors import CheckpointError, GraphError
 from resnet_edge.export import MODEL, reload_model
 from resnet_edge.foreign.stage import ImportConfig, import_onnx
 from resnet_edge.graph import load_graph, opset_of
@@ -20,15 +17,7 @@ from resnet_edge.reference import Evaluated, Golden
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
-from tests.foreign.bring import (
-    BODY,
-    CONFIG,
-    LEGACY,
-    SPEC,
-    assert_equal_for_any_batch,
-    bring,
-    write,
-)
+from tests.foreign.bring import BODY, CONFIG, LEGACY, SPEC, assert_equal_for_any_batch, bring, write
 from tests.foreign.models import (
     DYNAMIC,
     SIZE,

@@ -13,9 +13,7 @@ from resnet_edge.normalize.passes import (
     raise_opset,
     tidy_names,
 )
-from resnet_edge.normalize.shapes import (
-    store,
-)
+from resnet_edge.normalize.shapes import store
 from tests.conftest import require
 from tests.normalize.graphs import assert_valid, check, graph, kinds, run
 

@@ -17,16 +17,7 @@ from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph
 from tests.conftest import REPOSITORY, require
-from tests.quantize.graphs import (
-    conv,
-    float_net,
-    model,
-    node,
-    pair,
-    residual,
-    sound,
-    weight_pair,
-)
+from tests.quantize.graphs import conv, float_net, model, node, pair, residual, sound, weight_pair
 from tests.quantize.lint_cases import (
     BIAS_SCALES,
     BIAS_STEPS,
