@@ -42,6 +42,7 @@ IMAGES = REPOSITORY / "calibration" / "images" / "fashion-mnist"
 NETWORKS = ("resnet20", "resnet18", "resnet50")
 NO_INT8 = (("trtexec", "5.3"), ("trtexec", "6.2"), ("tensorrt_rtx", "7.5"))
 GATE_NOT_MET = 3
+RANGES_APART = 0.02  # of the CPU's; a bucket of the histograms is 0.8 % wide
 RANDOM_WEIGHTS = (
     "import sys, torch; from resnet_edge.models.zoo import create; torch.manual_seed(0);"
     "torch.save(create(sys.argv[1]).state_dict(), sys.argv[2])"
@@ -101,14 +102,17 @@ def install(session: Session, wheels: Path) -> bool:
     made = session.run("environment", ["-m", "venv", "--system-site-packages", str(environment)])
     if made.failed:
         return False
+    packages = next(environment.glob("lib/python3*/site-packages"))
+    parents = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     if sys.prefix != sys.base_prefix:  # a venv's venv sees the system's packages, not its parent's
-        packages = next(environment.glob("lib/python3*/site-packages"))
-        parents = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
         (packages / "parent.pth").write_text("\n".join(parents) + "\n")
     session.python = str(environment / "bin" / "python")
     pip = ["-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
     if session.run("packages", [*pip, *ready]).failed:
         return False
+    for place in parents:  # ONNX Runtime looks for CUDA's packages beside itself only
+        if (Path(place) / "nvidia").is_dir() and not (packages / "nvidia").exists():
+            (packages / "nvidia").symlink_to(Path(place) / "nvidia")
     for source in sorted(wheels.glob("*.tar.gz")):
         session.run(f"compile {source.name}", [*pip, "--no-build-isolation", str(source)])
     return True
@@ -213,6 +217,15 @@ def check_network(
             session.skip(name, "the bundle was made elsewhere")
         else:
             session.run(name, [str(WORKER), package, bundle, last], judge=judge_logits)
+    if session.sees_gpu("onnxruntime"):
+        session.run(
+            f"{network}: calibration on the GPU",
+            [str(WORKER), "calibrate", bundle, data or str(IMAGES / "calibration")],
+            judge=lambda found: (
+                "" if max(found["ranges_apart"].values()) <= RANGES_APART
+                else f"the ranges are not the CPU's: {found['ranges_apart']}"
+            ),
+        )  # fmt: skip
 
 
 def judge_logits(values: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 PYTHON benchmarks/device_worker.py torch BUNDLE CHECKPOINT
 PYTHON benchmarks/device_worker.py onnxruntime BUNDLE GRAPH
+PYTHON benchmarks/device_worker.py calibrate BUNDLE IMAGES
 PYTHON benchmarks/device_worker.py memory LIBRARY
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ BATCHES = (1, 8, 32)
 SECONDS, CALLS, WARM_UP = 3.0, 200, 1.0
 TRANSFER = 64 << 20  # bytes
 CYCLES = 200
+CALIBRATION_IMAGES, PERCENT = 512, 99.99
 
 
 def torch_on_gpu(folder: str, checkpoint: str) -> dict[str, Any]:
@@ -61,20 +64,52 @@ def onnxruntime_on_gpu(folder: str, graph: str) -> dict[str, Any]:
     """ONNX Runtime's CUDA provider, against the golden logits; copies are in the latency."""
     import onnxruntime
 
+    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+
     bundle = Bundle.open(Path(folder))
     golden = Golden.load(bundle)
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(bundle.file(graph)), providers=providers)
-    if "CUDAExecutionProvider" not in session.get_providers():
-        raise SystemExit("ONNX Runtime fell back to the CPU")
-    name = session.get_inputs()[0].name
     images = bundle.model.image_spec.to_input(golden.pixels)
-    logits = session.run(None, {name: images})[0]
-    return {
-        "onnxruntime": onnxruntime.__version__,
-        **compare(logits, golden),
-        "latency_ms": latencies(lambda batch: lambda: session.run(None, {name: images[:batch]})),
+    with OnnxRuntimeSession(bundle.file(graph), gpu=True) as session:
+        if session.provider != "CUDAExecutionProvider":
+            raise SystemExit(f"ONNX Runtime fell back to {session.provider}")
+        name = session.inputs[0].name
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            **compare(session.run({name: images})["logits"], golden),
+            "latency_ms": latencies(lambda batch: lambda: session.run({name: images[:batch]})),
+        }
+
+
+def calibrate_on_gpu(folder: str, images: str) -> dict[str, Any]:
+    """Calibrate on the CUDA provider and on the CPU: the ranges of both, and how long each took."""
+    from resnet_edge.calibrate.auto import tables_of
+    from resnet_edge.calibrate.collect import collect
+    from resnet_edge.data import open_images
+    from resnet_edge.graph import load_graph
+    from resnet_edge.quantize.placement import place
+
+    bundle = Bundle.open(Path(folder))
+    model, source = load_graph(bundle.file("model.onnx")), open_images(Path(images))
+    indices, points = range(min(CALIBRATION_IMAGES, len(source))), place(model.graph).tensors
+    seconds, amax, seen = {}, {}, {}
+    for name, gpu in (("gpu, first", True), ("gpu", True), ("cpu", False)):
+        started = time.perf_counter()
+        found = collect(
+            model, points, source, bundle.model.image_spec, indices=indices, gpu=gpu
+        ).histograms
+        seconds[name] = round(time.perf_counter() - started, 3)
+        seen[name] = {tensor: histogram.total for tensor, histogram in found.items()}
+        amax[name] = {m: table.amax for m, table in tables_of(found, PERCENT).items()}
+    if seen["gpu"] != seen["cpu"]:
+        raise SystemExit("the GPU gave another number of values")
+    apart = {
+        method: max(abs(amax["gpu"][method][t] / wanted - 1) for t, wanted in ranges.items())
+        for method, ranges in amax["cpu"].items()
     }
+    return {
+        "images": len(indices), "tensors": len(points), "seconds": seconds, "ranges_apart": apart,
+        "bit_identical_again": amax["gpu"] == amax["gpu, first"],
+    }  # fmt: skip
 
 
 def device_memory(library: str) -> dict[str, Any]:
@@ -145,6 +180,7 @@ def main() -> None:
     """Run what is asked for."""
     kinds: dict[str, Callable[..., dict[str, Any]]] = {
         "torch": torch_on_gpu, "onnxruntime": onnxruntime_on_gpu, "memory": device_memory,
+        "calibrate": calibrate_on_gpu,
     }  # fmt: skip
     print("\n" + json.dumps(kinds[sys.argv[1]](*sys.argv[2:])))
 

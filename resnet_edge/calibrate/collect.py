@@ -78,6 +78,7 @@ def collect(
     *,
     indices: Sequence[int],
     partial: Partial | None = None,
+    gpu: bool = True,
     progress: Progress = SILENT,
 ) -> Collected:
     """Count the values of ``tensors`` over the images in one streaming pass.
@@ -95,6 +96,7 @@ def collect(
         spec: Preprocessing of the images.
         indices: Which images.
         partial: Where to keep what is counted, now and then, and to go on from.
+        gpu: Use ONNX Runtime's CUDA provider where there is one.
         progress: Listener.
 
     Raises:
@@ -110,7 +112,7 @@ def collect(
     begun = _load(partial, tensors) or Collected({name: Histogram() for name in tensors}, (), ())
     start = len(begun.indices) + len(begun.skipped)
     with (
-        OnnxRuntimeSession(_exposed(model, tensors), gpu=True, spin=False) as session,
+        OnnxRuntimeSession(_exposed(model, tensors), gpu=gpu, spin=False) as session,
         progress.task("calibrate", total=len(indices)) as task,
     ):
         size = _batch_size(session, session.inputs[0].name, spec)

@@ -31,6 +31,7 @@ _PROBES = {
     ),
     "onnxruntime": (
         "import onnxruntime as m, onnx.parser as p; m.set_default_logger_severity(4);"
+        "getattr(m, 'preload_dlls', int)();"
         'g = p.parse_model(\'<ir_version: 8, opset_import: ["": 17]>'
         " g (float[1] x) => (float[1] y) { y = Identity (x) }').SerializeToString();"
         "a = m.get_available_providers(); c = 'CUDAExecutionProvider'",

@@ -10,8 +10,10 @@ import pytest
 
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.backends.tensorrt.standard import TensorRTBackend
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
+from resnet_edge.data import open_images
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import ConfigError
 from resnet_edge.reference import Golden
@@ -51,13 +53,16 @@ def bundle(bundle_copy: Path) -> Bundle:
     return Bundle.open(bundle_copy)
 
 
-def engine(bundle: Bundle, target: Target, precision: Precision, **options: Any) -> Any:
+def engine(
+    bundle: Bundle, target: Target, precision: Precision, images: Any = None, **options: Any
+) -> Any:
     """Build and open an engine; it must be the engine that runs, not its graph."""
     try:
         check_request(target, Request(precision))
     except ConfigError as refused:  # INT8 on an RTX 20 card
         pytest.skip(refused.message)
-    result = build(bundle, target, BuildConfig(precision, profile=(1, 8, 32), **options))
+    config = BuildConfig(precision, profile=(1, 8, 32), **options)
+    result = build(bundle, target, config, images=images)
     candidate = find_candidate(bundle, engine=result.engine)
     assert candidate.executed == "engine", candidate.obstacle
     return result, candidate.open()
@@ -81,6 +86,21 @@ def test_an_engine_computes_what_its_graph_says(
     for repeated in outputs[1:]:  # the third is the first that a CUDA graph gave
         assert np.abs(repeated - outputs[0]).max() <= 1e-3 * scale
     assert (outputs[0].argmax(1) == golden.logits[:32].argmax(1)).mean() >= 0.9
+
+
+@pytest.mark.parametrize("calibrator", ["ranges", "entropy", "minmax"])
+def test_implicit_int8_predicts_what_the_reference_does(
+    bundle: Bundle, target: Target, calibrator: str, shipped_images: Path
+) -> None:
+    if target.backend != "tensorrt" or not TensorRTBackend().features().calibrators:
+        pytest.skip(f"this {target.backend} has no implicit quantization")
+    golden = Golden.load(bundle)
+    images = None if calibrator == "ranges" else open_images(shipped_images / "calibration")
+    result, session = engine(bundle, target, "int8", images=images, implicit=calibrator)
+    with session:
+        logits = session.run({"input": bundle.model.image_spec.to_input(golden.pixels[:32])})
+    assert (logits["logits"].argmax(1) == golden.logits[:32].argmax(1)).mean() >= 0.9
+    assert "Int8" in layers_path(result.engine).read_text()
 
 
 def test_the_layers_of_an_engine_are_described(bundle: Bundle, target: Target) -> None:
@@ -142,6 +162,21 @@ def test_the_times_of_the_gpu_add_up(bundle: Bundle, target: Target) -> None:
     assert compute.min() > 0
     assert len(compute) == len(times.total) >= 100
     assert np.all(np.array(times.total) >= h2d + compute + d2h)
+
+
+def test_timings_are_kept_for_the_next_build(
+    bundle: Bundle, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if target.backend != "tensorrt":
+        pytest.skip("TensorRT for RTX times nothing when it builds")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sizes = []
+    for precision in ("fp32", "fp32", "fp16"):
+        _, session = engine(bundle, target, precision, optimization_level=len(sizes))
+        session.close()
+        (kept,) = (tmp_path / "cache").rglob("*.bin")
+        sizes.append(kept.stat().st_size)
+    assert 0 < sizes[0] <= sizes[1] < sizes[2]
 
 
 def test_the_fastest_of_several_builds_is_kept(bundle: Bundle, target: Target) -> None:
