@@ -50,11 +50,10 @@ def summarize(session: Session) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit that was checked; empty outside of a repository."""
+    """Return the commit that was checked, and whether files differ; empty outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()

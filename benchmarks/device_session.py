@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,9 @@ class Session:
         return sorted(found)
 
     def add(self, step: Step) -> Step:
-        """Note a step and print it."""
+        """Note a step and print it; ``steps.json`` is what is left of a run that is killed."""
         self.steps.append(step)
+        (self.work / "steps.json").write_text(json.dumps([asdict(s) for s in self.steps], indent=1))
         print(f"{step.outcome:<12} {step.name}" + (f": {step.detail}" if step.detail else ""),
               flush=True)  # fmt: skip
         return step
