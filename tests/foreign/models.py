@@ -6,6 +6,7 @@ import io
 import logging
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,14 @@ def tf_like(head: str = "mean", opset: int = 13) -> ModelProto:
         shift=numbers(1, 8, 1, 1, seed=1), w2=numbers(8, 8, 3, 3), b2=numbers(8),
         axes=np.array([1, 2]), kernel=numbers(8, 5), bias=numbers(5),
     )  # fmt: skip
+
+
+KERAS = Path(__file__).parent / "tf2onnx_keras"
+
+
+def keras(opset: int) -> ModelProto:
+    """What tf2onnx made of a Keras ResNet; see `tf2onnx_keras/make.py`."""
+    return onnx.load(KERAS / f"resnet-opset{opset}.onnx")
 
 
 CAFFE = """

@@ -33,6 +33,7 @@ from tests.foreign.models import (
     SIZE,
     UNFOLDED,
     caffe_like,
+    keras,
     legacy_export,
     numbers,
     plain,
@@ -63,6 +64,7 @@ def calibrated_import(
         "torch": lambda: legacy_export(tiny_network("bottleneck"), 11, **UNFOLDED),
         "option-a": lambda: legacy_export(tiny_network("option-a"), 17),
         "tensorflow": lambda: tf_like("squeeze"),
+        "keras": lambda: keras(13),
         "caffe": caffe_like,
         "uint8": lambda: uint8_camera(20),
     }
@@ -78,7 +80,7 @@ def calibrated_import(
     return make
 
 
-KINDS = ["torch", "option-a", "tensorflow", "caffe", "uint8"]
+KINDS = ["torch", "option-a", "tensorflow", "keras", "caffe", "uint8"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,13 +17,24 @@ from resnet_edge.reference import Evaluated, Golden
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
-from tests.foreign.bring import BODY, CONFIG, LEGACY, SPEC, assert_equal_for_any_batch, bring, write
+from tests.foreign.bring import (
+    BODY,
+    CONFIG,
+    LEGACY,
+    SPEC,
+    assert_equal_for_any_batch,
+    bring,
+    logits_of,
+    write,
+)
 from tests.foreign.models import (
     DYNAMIC,
+    KERAS,
     SIZE,
     UNFOLDED,
     ViewsByHand,
     caffe_like,
+    keras,
     legacy_export,
     numbers,
     plain,
@@ -106,6 +117,19 @@ def test_a_tensorflow_model_is_turned_to_channels_first(
     assert {"Softmax", "MatMul", "Mul", "ReduceMean"}.isdisjoint(result.nodes)
     assert result.nodes.get("Transpose", 0) == (head == "squeeze")
     assert result.nodes["Gemm"] == 1
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_what_tf2onnx_made_of_a_keras_network_computes_what_keras_does(
+    tmp_path: Path, opset: int
+) -> None:
+    result = bring(tmp_path, keras(opset))
+    assert_equal_for_any_batch(result, keras(opset))
+    with np.load(KERAS / "outputs.npz") as wanted:
+        logits = logits_of(result.bundle, wanted["images"].transpose(0, 3, 1, 2))
+        assert np.allclose(softmax(logits), wanted["outputs"], atol=1e-5)
+    assert result.nodes["Conv"] == 8
+    assert {"Transpose", "Softmax", "MatMul"}.isdisjoint(result.nodes)
 
 
 @pytest.mark.parametrize("simplify", [True, False])
