@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.bench.clocks import watch_clocks
 from resnet_edge.bench.machine import describe_machine
 from resnet_edge.bench.process import Worker
 from resnet_edge.errors import ConfigError
@@ -137,7 +138,7 @@ def bench(
     """Measure every contender at every batch size.
 
     Returns:
-        Results, and the description of this machine.
+        Results, and the description of this machine with its GPU's clock meanwhile.
 
     Raises:
         BackendUnavailableError: A contender's process died.
@@ -147,7 +148,8 @@ def bench(
     batches = _batches(bundle, config.batches)
     machine = describe_machine()
     results = []
-    with progress.task("bench", total=len(batches) * len(contenders) * _ROUNDS) as task:
+    total = len(batches) * len(contenders) * _ROUNDS
+    with watch_clocks() as clocks, progress.task("bench", total=total) as task:
         for batch in batches:
             with ExitStack() as stack:
                 workers = [
@@ -159,7 +161,7 @@ def bench(
                 _result(contender, batch, samples)
                 for contender, samples in zip(contenders, found, strict=True)
             ]
-    return results, machine
+    return results, {**machine, "gpu_clocks": clocks.to_json()}
 
 
 def _batches(bundle: Bundle, wanted: tuple[int, ...] | None) -> tuple[int, ...]:

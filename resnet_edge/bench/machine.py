@@ -8,12 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from resnet_edge.device.driver import query_driver
+from resnet_edge.device.jetson import Jetson, detect_jetson
+
 __all__ = ["describe_machine"]
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return CPU, cores, load, operating system and date, as plain JSON values."""
+    """Return processors, clocks, load, operating system and date, as plain JSON values."""
+    jetson = detect_jetson()
     return {
+        "gpus": [gpu.name for gpu in query_driver().gpus],
+        "jetson": None if jetson is None else _board(jetson),
         "cpu": _cpu_model(),
         "logical_cpus": os.cpu_count(),
         "usable_cpus": _usable_cpus(),
@@ -22,6 +28,16 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _board(jetson: Jetson) -> dict[str, Any]:
+    mode, clock = jetson.power_mode, jetson.clock
+    return {
+        "model": jetson.model,
+        "jetpack": jetson.jetpack,
+        "power_mode": None if mode is None else mode.name,
+        "clocks_locked": None if clock is None else clock.locked,
     }
 
 

@@ -54,17 +54,57 @@ def bench(
     results, machine = run_bench(
         opened, contenders(opened, checkpoint), config, progress=out.progress
     )
+    notes = [*_about_clocks(machine)]
+    if opened.model.image_spec.input == "float":
+        notes += _about_copies(results)
     out.result(
-        {"results": [r.to_json() for r in results], "machine": machine},
-        lambda console: _render(console, results, machine),
+        {"results": [r.to_json() for r in results], "machine": machine, "notes": notes},
+        lambda console: _render(console, results, machine, notes),
     )
 
 
-def _render(console: Console, results: list[BenchResult], machine: dict[str, Any]) -> None:
+def _about_clocks(machine: dict[str, Any]) -> list[str]:
+    """Say what the GPU's clock was, and what to do where it could move or was held back."""
+    board, clocks, notes = machine["jetson"], machine["gpu_clocks"], []
+    if clocks is not None:
+        span = dict.fromkeys((clocks["min_mhz"], clocks["max_mhz"]))
+        notes.append(
+            f"GPU clock {' to '.join(map(str, span))} MHz of {clocks['limit_mhz']} at most, "
+            f"{clocks['samples']} samples"
+        )
+        if clocks["held_back"]:
+            notes.append(f"the GPU was held back: {', '.join(clocks['held_back'])}")
+    if board is not None:
+        notes.append(f"power mode {board['power_mode'] or 'unknown'}")
+        if board["clocks_locked"] is False:
+            notes.append("the clocks are not locked: sudo jetson_clocks, for steady times")
+    return notes
+
+
+def _about_copies(results: list[BenchResult]) -> list[str]:
+    """Name the engines that wait longer for float32 inputs than they compute."""
+    notes = []
+    for result in results:
+        if not {"h2d", "compute"} <= result.parts_ms.keys():
+            continue
+        copy, compute = (result.percentile(50, part) for part in ("h2d", "compute"))
+        if copy > compute:
+            notes.append(
+                f"{result.contender.precision} at batch {result.batch}: copying the inputs takes "
+                f"{copy:.2f} ms, computing {compute:.2f}; "
+                "export with --input uint8 to copy a quarter"
+            )
+    return notes
+
+
+def _render(
+    console: Console, results: list[BenchResult], machine: dict[str, Any], notes: list[str]
+) -> None:
     from rich.table import Table
 
+    where = ", ".join((*machine["gpus"], machine["cpu"]))
     grid = Table(
-        title=f"latency in ms on {machine['cpu']}, {machine['usable_cpus']} CPUs, {machine['date']}"
+        title=f"latency in ms on {where}, {machine['usable_cpus']} CPUs, {machine['date']}"
     )
     for heading in ("backend", "precision"):
         grid.add_column(heading)
@@ -85,3 +125,5 @@ def _render(console: Console, results: list[BenchResult], machine: dict[str, Any
             f"{first.percentile(50) / result.percentile(50):.2f}x",
         )
     console.print(grid)
+    for note in notes:
+        console.print(note)

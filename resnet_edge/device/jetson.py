@@ -16,7 +16,7 @@ from resnet_edge.device.jetpack import release_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["GpuClock", "Jetson", "PowerMode", "best_mode", "detect_jetson", "rank"]
+__all__ = ["GpuClock", "Jetson", "PowerMode", "best_mode", "detect_jetson", "gpu_clock", "rank"]
 
 _MODULE = re.compile(r"p\d{4}-\d{4}")
 _GPU_NODES = {"gm20b", "gp10b", "gv11b", "ga10b", "gpu"}
@@ -96,7 +96,7 @@ def detect_jetson(root: Path = Path("/")) -> Jetson | None:
         jetpack=jetpack or (known.jetpack if known else None),
         power_mode=_power_mode(_text(root / "var/lib/nvpmodel/status"), modes),
         power_modes=modes,
-        clock=_gpu_clock(root),
+        clock=gpu_clock(root),
     )
 
 
@@ -134,7 +134,8 @@ def _power_mode(status: str, modes: tuple[PowerMode, ...]) -> PowerMode | None:
     return next((mode for mode in modes if mode.id == number), PowerMode(number, "unknown"))
 
 
-def _gpu_clock(root: Path) -> GpuClock | None:
+def gpu_clock(root: Path = Path("/")) -> GpuClock | None:
+    """Return the clock of the GPU on the Jetson whose file tree this is, or None."""
     for device in sorted((root / "sys/class/devfreq").glob("*")):
         node = "".join(_strings(device / "device/of_node/name"))
         if node not in _GPU_NODES and "gpu" not in device.name:

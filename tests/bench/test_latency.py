@@ -122,12 +122,13 @@ def test_where_a_tensorrt_engine_spends_its_time_is_told_by_the_gpu(
 def test_the_table_has_the_parts_of_whoever_knows_them() -> None:
     def table(*results: BenchResult) -> str:
         console = Console(file=io.StringIO(), width=200)
-        _render(console, list(results), {"cpu": "a CPU", "usable_cpus": 2, "date": "today"})
+        machine = {"gpus": ["a GPU"], "cpu": "a CPU", "usable_cpus": 2, "date": "today"}
+        _render(console, list(results), machine, ["a note"])
         return str(console.file.getvalue())  # type: ignore[attr-defined]
 
     whole = result([10.0, 12.0, 14.0])
     taken_apart = replace(whole, parts_ms={"h2d": (1.5,), "compute": (7.25,), "d2h": (2.125,)})
-    assert "p50" in table(whole)
+    assert all(text in table(whole) for text in ("p50", "a GPU, a CPU", "a note"))
     assert "compute" not in table(whole)
     both = table(whole, taken_apart)
     assert all(f"{part} p50" in both for part in ("h2d", "compute", "d2h"))
