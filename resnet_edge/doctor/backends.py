@@ -75,8 +75,7 @@ def check_onnxruntime(machine: Machine) -> list[Check]:
     if "CUDAExecutionProvider" in package.details.get("providers", ()):
         fix = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
         return [*checks, warn("CUDA provider", "is there but cannot start", fix)]
-    fix = "pip uninstall onnxruntime && pip install onnxruntime-gpu (calibrates faster)"
-    return [*checks, warn("CUDA provider", "not in this build", fix)]
+    return [*checks, not_applicable("CUDA provider", "not in this build; the CPU calibrates")]
 
 
 def check_tensorrt(machine: Machine, targets: Sequence[Target]) -> list[Check]:

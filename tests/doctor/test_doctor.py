@@ -114,7 +114,7 @@ FAULTS = [
      "fail", "libcudnn", "--force-reinstall"),
     # -- ONNX Runtime
     (with_package(RTX, onnxruntime=Package("1.32.0", details={"providers": ["CPU"]})),
-     "onnxruntime", "CUDA provider", "warn", "not in this build", "onnxruntime-gpu"),
+     "onnxruntime", "CUDA provider", "n.a.", "not in this build", ""),
     (with_package(RTX, onnxruntime=Package("1.32.0", details={
         "providers": ["CUDAExecutionProvider"], "cuda_works": False})),
      "onnxruntime", "CUDA provider", "warn", "cannot start", "[cuda,cudnn]"),
