@@ -114,7 +114,8 @@ class OnnxRuntimeSession(Session):
         threads: Intra-op threads; 0 lets ONNX Runtime take all cores.
         optimise: What ONNX Runtime may change. ``all``: its default, Q/DQ pairs become integer
             kernels. ``float``: Q/DQ pairs stay as written, what lies between them is fused, to
-            the same sums in another order. ``none``: nothing; the roundings of FP16 stay too.
+            the same sums in another order. ``none``: nothing. In all three FP16 is computed in FP32
+            and not rounded between operations (`resnet_edge.verify.stand_in` does that).
         gpu: Use the CUDA provider where this ONNX Runtime has one; FP32 stays FP32 (no TF32).
         spin: Let idle threads of ONNX Runtime wait busily, which is its default and lowers the
             latency. Off where other threads work at the same time and need the cores.

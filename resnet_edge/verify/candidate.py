@@ -52,8 +52,8 @@ class Candidate:
     def open(self) -> Session:
         """Load what is executed.
 
-        A graph that stands in for an engine runs as written, FP16 alone being quantized through
-        FP32 (`stand_in`), and without ONNX Runtime's own fusions, so that Q/DQ pairs mean what
+        A graph that stands in for an engine runs as written: rounded to FP16 where it says so
+        (`stand_in`), and without ONNX Runtime's own fusions, so that Q/DQ pairs mean what
         TensorRT takes them to mean.
         """
         if self.executed == "engine" and self.sidecar is not None:
