@@ -10,8 +10,9 @@ from resnet_edge.backends.registry import get_backend
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
+from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.sidecar import read_sidecar
-from resnet_edge.verify.stand_in import stand_in
+from resnet_edge.verify.stand_in import halves, stand_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,14 +55,18 @@ class Candidate:
 
         A graph that stands in for an engine runs as written: rounded to FP16 where it says so
         (`stand_in`), and without ONNX Runtime's own fusions, so that Q/DQ pairs mean what
-        TensorRT takes them to mean.
+        TensorRT takes them to mean. A float graph whose layers the builder could make FP16 runs
+        with all of them in FP16.
         """
         if self.executed == "engine" and self.sidecar is not None:
             return get_backend(self.backend).open(self.file, self.sidecar)
         from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
         if self.executed == "graph":
-            return OnnxRuntimeSession(stand_in(load_graph(self.runnable)), optimise="none")
+            graph = load_graph(self.runnable)
+            if self.precision == "fp16" and not halves(graph):
+                graph = to_fp16(graph)
+            return OnnxRuntimeSession(stand_in(graph), optimise="none")
         return OnnxRuntimeSession(self.runnable)
 
 

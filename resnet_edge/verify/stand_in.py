@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto
 
-__all__ = ["stand_in"]
+__all__ = ["halves", "stand_in"]
 
 _FLOAT, _HALF = 1, 10  # onnx.TensorProto.FLOAT and FLOAT16
 # What they return is among their inputs, or is zero.
@@ -34,54 +34,54 @@ def stand_in(model: ModelProto) -> ModelProto:
 
     Inputs and outputs of the graph keep their types. A graph without FP16 stays as it is.
     """
-    halves = _halves(model)
-    if not halves:
+    named = halves(model)
+    if not named:
         return model
     nodes = []
     index = GraphIndex(model.graph)
     for node in list(model.graph.node):
-        nodes += _widened(model, node, index, halves)
+        nodes += _widened(model, node, index, named)
     for tensor in model.graph.initializer:
         if tensor.data_type == _HALF:
             _widen(tensor)
     for value in (*model.graph.input, *model.graph.output):
-        if value.name in halves:
+        if value.name in named:
             nodes.append(_bounded(nodes, value.name))
     del model.graph.value_info[:]
     insert_sorted(model.graph, nodes)
     return model
 
 
-def _halves(model: ModelProto) -> set[str]:
-    """Return the names of the graph's FP16 tensors."""
+def halves(model: ModelProto) -> set[str]:
+    """Return the names of a graph's FP16 tensors."""
     graph = model.graph
-    halves = {i.name for i in graph.input if i.type.tensor_type.elem_type == _HALF}
-    halves |= {t.name for t in graph.initializer if t.data_type == _HALF}
+    found = {i.name for i in graph.input if i.type.tensor_type.elem_type == _HALF}
+    found |= {t.name for t in graph.initializer if t.data_type == _HALF}
     for node in graph.node:
-        if _makes_half(node, halves):
-            halves |= set(node.output)
-    return halves
+        if _makes_half(node, found):
+            found |= set(node.output)
+    return found
 
 
-def _makes_half(node: NodeProto, halves: Collection[str]) -> bool:
+def _makes_half(node: NodeProto, known: Collection[str]) -> bool:
     if node.op_type == "Cast":
         return bool(attribute(node, "to") == _HALF)
     if node.op_type == "Constant":
         value = attribute(node, "value")
         return value is not None and value.data_type == _HALF
     if node.op_type == "DequantizeLinear":
-        return node.input[1] in halves
-    return node.op_type not in ("QuantizeLinear", "Shape") and any(i in halves for i in node.input)
+        return node.input[1] in known
+    return node.op_type not in ("QuantizeLinear", "Shape") and any(i in known for i in node.input)
 
 
 def _widened(
-    model: ModelProto, node: NodeProto, index: GraphIndex, halves: Collection[str]
+    model: ModelProto, node: NodeProto, index: GraphIndex, named: Collection[str]
 ) -> list[NodeProto]:
     """Return what an operation becomes in FP32."""
     from onnx import helper, numpy_helper
 
-    if not any(o in halves for o in node.output):
-        if node.op_type == "Cast" and node.input[0] in halves and attribute(node, "to") == _FLOAT:
+    if not any(o in named for o in node.output):
+        if node.op_type == "Cast" and node.input[0] in named and attribute(node, "to") == _FLOAT:
             return [helper.make_node("Identity", node.input, node.output, name=node.name)]
         return [node]
     result = node.output[0]

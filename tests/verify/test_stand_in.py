@@ -12,6 +12,8 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle import Bundle
 from resnet_edge.graph import load_graph
 from resnet_edge.quantize.stage import Graph, quantize
+from resnet_edge.reference import Golden
+from resnet_edge.verify.candidate import Candidate
 from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import onnx_model, require
 
@@ -134,3 +136,22 @@ def test_stored_weights_are_what_half_precision_makes_of_them() -> None:
         found = session.run({"x": np.eye(2, dtype=np.float32)[:1]})["y"]
     wanted = ((stored[:1].astype(np.float32) - zero) * scale.astype(np.float32)).astype(np.float16)
     assert np.array_equal(found, wanted.astype(np.float32))
+
+
+def test_a_float_graph_stands_for_an_fp16_engine_with_every_layer_in_half_precision(
+    flow_bundle: Path,
+) -> None:
+    bundle = Bundle.open(flow_bundle)
+    path = bundle.file("model.onnx")
+    feed = {"input": bundle.model.image_spec.to_input(Golden.load(bundle).pixels[:4])}
+    logits = {}
+    for precision, runnable in (
+        ("fp16", path), ("fp16", quantize(bundle, "fp16").path), ("fp32", path),
+    ):  # fmt: skip
+        candidate = Candidate("tensorrt", precision, "h100", path, runnable, "graph")
+        with candidate.open() as session:
+            logits[precision, runnable.name] = session.run(feed)["logits"]
+    weak, strong, full = logits.values()
+    assert np.array_equal(weak, strong)
+    assert not np.array_equal(weak, full)
+    assert np.allclose(weak, full, atol=0.01 * np.abs(full).max())
