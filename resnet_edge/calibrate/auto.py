@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SAFE", "BakeOff", "Trial", "bake_off", "split", "tables_of"]
 
-# These keep the whole within twice one estimator's cost.
+# These keep the whole near twice one estimator's cost; with less than _ENOUGH images to calibrate
+# on, the first, third and fifth shrink with them.
+_ENOUGH = 96
 _FIRST_LOOK = 8  # images of the small calibration, for equalization
 _SCORED = 32  # held-out images of the final choice
 _FIRST_ROUND = 8  # of them, on which equalization and all estimators are compared
@@ -154,9 +156,11 @@ def bake_off(
         base, tensors, source, spec, indices=calibrate_on, partial=partial, progress=progress
     )
     tables = tables_of(collected.histograms, percent)
-    best = _choose_method(base, equalized, tables, held_out, trials, progress)
+    first = held_out.first(_share(_FIRST_ROUND, len(calibrate_on)))
+    best = _choose_method(base, equalized, tables, first, held_out, trials, progress)
     table = tables[best.method]
-    probed = Inputs.read(source, spec, list(calibrate_on)[:_PROBED], batch_size=PROBE_BATCH)
+    some = list(calibrate_on)[: _share(_PROBED, len(calibrate_on))]
+    probed = Inputs.read(source, spec, some, batch_size=PROBE_BATCH)
     errors = layer_errors(base, place(base.graph), table, probed)
     corrected = correct_biases(base, errors)
     with AdjustableGraph(corrected, table) as graph:
@@ -172,6 +176,11 @@ def bake_off(
         trials=tuple(Trial(**{**vars(t), "chosen": t is winner}) for t in trials),
         collected=collected,
     )
+
+
+def _share(count: int, calibrated: int) -> int:
+    """Return how many images of ``count`` a calibration on so few deserves."""
+    return max(1, count * min(calibrated, _ENOUGH) // _ENOUGH)
 
 
 def tables_of(
@@ -204,7 +213,8 @@ def _choose_equalization(
     percent: float,
     progress: Progress,
 ) -> tuple[ModelProto, bool]:
-    few = list(calibrate_on)[:: max(1, len(calibrate_on) // _FIRST_LOOK)][:_FIRST_LOOK]
+    count = _share(_FIRST_LOOK, len(calibrate_on))
+    few = list(calibrate_on)[:: max(1, len(calibrate_on) // count)][:count]
     placement = place(model.graph)
     inputs = {i.name for i in model.graph.input}
     maxima = channel_maxima(
@@ -213,7 +223,7 @@ def _choose_equalization(
         Inputs.read(source, spec, few, batch_size=PROBE_BATCH),
     )
     candidates = (model, equalize(model, maxima).model)
-    look, scores = held_out.first(_FIRST_ROUND), []
+    look, scores = held_out.first(_share(_FIRST_ROUND, len(calibrate_on))), []
     for position, candidate in enumerate(candidates):
         points = place(candidate.graph).engine_points
         collected = collect(candidate, points, source, spec, indices=few, progress=progress)
@@ -230,6 +240,7 @@ def _choose_method(
     model: ModelProto,
     equalized: bool,
     tables: Mapping[str, RangesTable],
+    few: HeldOut,
     held_out: HeldOut,
     trials: list[Trial],
     progress: Progress,
@@ -249,5 +260,5 @@ def _choose_method(
             trials.extend(compared)
             return sorted(compared, key=lambda t: (t.score.kl, t.method != SAFE))
 
-        first = rank(list(tables), held_out.first(_FIRST_ROUND))
+        first = rank(list(tables), few)
         return rank([trial.method for trial in first[:_FINALISTS]], held_out)[0]

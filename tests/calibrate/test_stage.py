@@ -292,6 +292,19 @@ def test_the_bake_off_reports_top_1_where_the_images_have_labels(
         assert {trial["top1"] for trial in trials} == {None}
 
 
+@pytest.mark.parametrize(("calibrated", "looked", "first_round"), [(48, 4, 4), (96, 8, 8)])
+def test_a_bake_off_of_few_images_is_a_smaller_one(
+    bundle: Bundle, images: IdxImages, calibrated: int, looked: int, first_round: int
+) -> None:
+    recipe = Recipe("test", "few images", "auto", images=calibrated)
+    table = calibrate(bundle, images, recipe).table
+    assert len(table.images) == calibrated
+    equalization, estimators = table.trials[:2], table.trials[2:7]
+    assert {trial["method"] for trial in equalization} == {f"mse on {looked} images"}
+    assert {trial["images"] for trial in (*equalization, *estimators)} == {first_round}
+    assert len({trial["method"] for trial in estimators}) == 5
+
+
 def test_labels_of_another_model_are_left_out_of_the_bake_off_and_named(
     bundle: Bundle, images: IdxImages, caplog: pytest.LogCaptureFixture
 ) -> None:
