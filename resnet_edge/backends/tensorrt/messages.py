@@ -79,6 +79,17 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "add --fp16 or --int8",
     ),
     (
+        r"path for lean runtime|create lean runtime|createLeanRuntime",
+        "a version-compatible engine carries TensorRT's lean runtime, which is missing here",
+        "install it in the version of TensorRT (pip: tensorrt_lean; Debian: libnvinfer-lean), or "
+        "leave out --version-compatible",
+    ),
+    (
+        r"validateCaskKLibDigest",
+        "TensorRT's library of kernels (libnvinfer_builder_resource) is damaged",
+        "install TensorRT again",
+    ),
+    (
         r"Unable to load library: (?P<library>\S+)",
         "the library {library} is missing",
         "install the whole of TensorRT, or leave out the option that needs this library",

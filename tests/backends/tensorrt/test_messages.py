@@ -39,6 +39,15 @@ RAW = [
         "no engine of this TensorRT",
         "build it again",
     ),
+    # from the strings in libnvinfer.so.8.6.0
+    ("Could not determine path for lean runtime!", "lean runtime", "tensorrt_lean"),
+    # TensorRT 8.6.0 on an H100 whose library had been changed
+    (
+        "2: [builder.cpp::createCaskKernelLibraryImpl::182] Error Code 2: Internal Error (Assertion"
+        " validateCaskKLibDigest(sha256sum) failed. )",
+        "libnvinfer_builder_resource",
+        "install TensorRT again",
+    ),
     ("CUDA initialization failure with error: 35", "no usable NVIDIA driver", "tensorrt_rtx"),
     (
         "1: [defaultAllocator.cpp::allocate::21] Error Code 1: Cuda Runtime (out of memory)",
