@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from resnet_edge.device.jetson import gpu_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 __all__ = ["GpuClocks", "watch_clocks"]
 
@@ -56,13 +57,12 @@ class GpuClocks:
 def watch_clocks() -> Iterator[GpuClocks]:
     """Sample the first GPU's clock meanwhile; filled in at the end, empty where there is no GPU."""
     found = GpuClocks()
+    watch: AbstractContextManager[None] = nullcontext()
     if gpu_clock() is not None:
-        with _watch_jetson(found):
-            yield found
+        watch = _watch_jetson(found)
     elif shutil.which("nvidia-smi"):
-        with _watch_smi(found):
-            yield found
-    else:
+        watch = _watch_smi(found)
+    with watch:
         yield found
 
 

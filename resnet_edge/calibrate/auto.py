@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SAFE", "BakeOff", "Trial", "bake_off", "split", "tables_of"]
 
-# These keep the whole near twice one estimator's cost; with less than _ENOUGH images to calibrate
-# on, the first, third and fifth shrink with them.
+# These keep the whole near twice one estimator's cost.
+_SCORED = 32  # held-out images of the final choice
+_FINALISTS = 2
+# So many from _ENOUGH calibration images on, and a share of them below, see `_share`.
 _ENOUGH = 96
 _FIRST_LOOK = 8  # images of the small calibration, for equalization
-_SCORED = 32  # held-out images of the final choice
-_FIRST_ROUND = 8  # of them, on which equalization and all estimators are compared
-_FINALISTS = 2
-_PROBED = 16  # images for channel maxima and layer errors
+_FIRST_ROUND = 8  # held-out images on which equalization and all estimators are compared
+_PROBED = 16  # images for layer errors
 _BETTER = 0.9
 SAFE: Method = "mse"  # what the others have to beat
 
@@ -147,19 +147,19 @@ def bake_off(
         DataError: Too many images cannot be decoded.
     """
     held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED], labels)
+    few = held_out.first(_share(_FIRST_ROUND, calibrate_on))
     trials: list[Trial] = []
     base, equalized = _choose_equalization(
-        model, source, spec, calibrate_on, held_out, trials, percent, progress
+        model, source, spec, calibrate_on, few, trials, percent, progress
     )
     tensors = place(base.graph).tensors
     collected = collect(
         base, tensors, source, spec, indices=calibrate_on, partial=partial, progress=progress
     )
     tables = tables_of(collected.histograms, percent)
-    first = held_out.first(_share(_FIRST_ROUND, len(calibrate_on)))
-    best = _choose_method(base, equalized, tables, first, held_out, trials, progress)
+    best = _choose_method(base, equalized, tables, few, held_out, trials, progress)
     table = tables[best.method]
-    some = list(calibrate_on)[: _share(_PROBED, len(calibrate_on))]
+    some = list(calibrate_on)[: _share(_PROBED, calibrate_on)]
     probed = Inputs.read(source, spec, some, batch_size=PROBE_BATCH)
     errors = layer_errors(base, place(base.graph), table, probed)
     corrected = correct_biases(base, errors)
@@ -178,9 +178,9 @@ def bake_off(
     )
 
 
-def _share(count: int, calibrated: int) -> int:
-    """Return how many images of ``count`` a calibration on so few deserves."""
-    return max(1, count * min(calibrated, _ENOUGH) // _ENOUGH)
+def _share(count: int, calibrate_on: Sequence[int]) -> int:
+    """Return how many images of ``count`` a calibration on these deserves."""
+    return max(1, count * min(len(calibrate_on), _ENOUGH) // _ENOUGH)
 
 
 def tables_of(
@@ -208,12 +208,12 @@ def _choose_equalization(
     source: ImageSource,
     spec: ImageSpec,
     calibrate_on: Sequence[int],
-    held_out: HeldOut,
+    look: HeldOut,
     trials: list[Trial],
     percent: float,
     progress: Progress,
 ) -> tuple[ModelProto, bool]:
-    count = _share(_FIRST_LOOK, len(calibrate_on))
+    count = _share(_FIRST_LOOK, calibrate_on)
     few = list(calibrate_on)[:: max(1, len(calibrate_on) // count)][:count]
     placement = place(model.graph)
     inputs = {i.name for i in model.graph.input}
@@ -223,7 +223,7 @@ def _choose_equalization(
         Inputs.read(source, spec, few, batch_size=PROBE_BATCH),
     )
     candidates = (model, equalize(model, maxima).model)
-    look, scores = held_out.first(_share(_FIRST_ROUND, len(calibrate_on))), []
+    scores = []
     for position, candidate in enumerate(candidates):
         points = place(candidate.graph).engine_points
         collected = collect(candidate, points, source, spec, indices=few, progress=progress)

@@ -54,7 +54,7 @@ def bench(
     results, machine = run_bench(
         opened, contenders(opened, checkpoint), config, progress=out.progress
     )
-    notes = [*_about_clocks(machine)]
+    notes = _about_clocks(machine)
     if opened.model.image_spec.input == "float":
         notes += _about_copies(results)
     out.result(

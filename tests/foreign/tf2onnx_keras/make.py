@@ -1,6 +1,7 @@
 """Make the files beside this: a small Keras ResNet, as tf2onnx writes it, and what Keras computes.
 
-Run where tensorflow-cpu 2.21.0 and tf2onnx 1.17.0 are: ``python make.py``. No test runs it.
+Run where tensorflow-cpu 2.21.0 and tf2onnx 1.17.0 are: ``python make.py``. No test runs it. Weights
+and images are random and ours; nothing of anybody's model is in the files.
 """
 
 import subprocess
