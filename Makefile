@@ -21,6 +21,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 emulated: $(INSTALLED)
 	$(BIN)/python -m tests.emulation.build

@@ -25,7 +25,7 @@ from resnet_edge.quantize.stage import quantize
 from resnet_edge.recipes import load_recipe
 from resnet_edge.reference import run_all
 from resnet_edge.resources import CHECKPOINT, IMAGES, find
-from resnet_edge.verify.statistics import Z_TWO_SIDED_95, Paired, drop_limit, mcnemar
+from resnet_edge.statistics import Z_TWO_SIDED_95, Paired, drop_limit, mcnemar
 
 # what runs the tool's model: its graph exactly as written, ONNX Runtime optimised, or OpenVINO
 PEERS = {

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
 
-from resnet_edge.artifacts import read_json
 from resnet_edge.experiment.curves import Comparison, final_table
 from resnet_edge.experiment.responses import NetworkResponses, Response, responses_table
+from resnet_edge.files import read_json
 from resnet_edge.models.resnet import ResNet, count_macs, without_weights
 from resnet_edge.models.zoo import architecture
 from resnet_edge.report.plots import plot_curves, plot_responses

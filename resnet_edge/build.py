@@ -8,11 +8,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.implicit import calibration_sha256, implicit_calibration
+from resnet_edge.files import write_bytes
 from resnet_edge.graph import load_graph, tensor_specs
 from resnet_edge.opset import within_opset
 from resnet_edge.progress import SILENT

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge import __version__
-from resnet_edge.artifacts import read_json, sha256_file, write_json
 from resnet_edge.errors import BundleError
+from resnet_edge.files import read_json, sha256_file, write_json
 from resnet_edge.imaging import ImageSpec
 
 if TYPE_CHECKING:

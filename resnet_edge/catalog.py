@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import ConfigError
+from resnet_edge.files import write_bytes
 from resnet_edge.resources import search_path
 from resnet_edge.schema import decode
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import atomic_path
-from resnet_edge.backends.base import TensorSpec
 from resnet_edge.errors import GraphError
+from resnet_edge.files import atomic_path
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

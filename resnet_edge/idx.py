@@ -58,7 +58,7 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
     """Write an IDX file, gzipped, atomically and reproducibly (no time stamp inside)."""
-    from resnet_edge.artifacts import write_bytes
+    from resnet_edge.files import write_bytes
 
     header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
     write_bytes(path, gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))

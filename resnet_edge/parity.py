@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Bundle, ModelInfo, Record
 from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
+from resnet_edge.files import sha256_json
 from resnet_edge.graph import save_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.reference import GOLDEN_COUNT, MODEL, Evaluated, Golden, run_all

@@ -12,9 +12,9 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.batches import ImageBatches
 from resnet_edge.errors import BundleError, ConfigError
+from resnet_edge.files import write_bytes
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import read_json, sha256_file, write_bytes, write_json
-from resnet_edge.backends.base import TensorSpec
 from resnet_edge.errors import BundleError, EngineMismatchError
+from resnet_edge.files import read_json, sha256_file, write_bytes, write_json
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

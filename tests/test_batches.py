@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.backends.base import Session, TensorSpec
+from resnet_edge.backends.base import Session
 from resnet_edge.batches import ImageBatches, portions
 from resnet_edge.data import IdxImages
 from resnet_edge.errors import DataError
 from resnet_edge.imaging import ImageSpec
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

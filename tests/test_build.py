@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.artifacts import sha256_file
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.errors import BuildError, CalibrationError, ConfigError, EngineMismatchError
+from resnet_edge.files import sha256_file
 from resnet_edge.sidecar import read_sidecar, sidecar_path
 from resnet_edge.targets import Target, load_target
 from tests.conftest import require

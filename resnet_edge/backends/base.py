@@ -21,35 +21,14 @@ if TYPE_CHECKING:
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar
     from resnet_edge.targets import Target
+    from resnet_edge.tensors import TensorSpec
 
-__all__ = [
-    "Availability",
-    "Backend",
-    "SelfTimed",
-    "Session",
-    "TensorSpec",
-    "Timings",
-]
+__all__ = ["Availability", "Backend", "SelfTimed", "Session", "Timings"]
 
 _FLAGS = {
     "compute_capabilities": "--compute-capability",
     "timing_cache": "--no-timing-cache",
 }
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, shape and element type of an input or output.
-
-    Attributes:
-        name: Tensor name.
-        shape: Extents; None where dynamic.
-        dtype: numpy name, for example ``float32``.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resnet_edge.backends.base import TensorSpec
+    from resnet_edge.tensors import TensorSpec
 
 __all__ = ["fastest", "random_feed"]
 

@@ -7,9 +7,10 @@ from contextlib import redirect_stdout
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnet_edge.backends.base import Availability, Backend, Session, TensorSpec
+from resnet_edge.backends.base import Availability, Backend, Session
 from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.errors import BackendUnavailableError, ConfigError, GraphError
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.backends.base import Availability, Session, TensorSpec
+from resnet_edge.backends.base import Availability, Session
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.backends.config import BuildConfig, EngineArtifact
 from resnet_edge.backends.tensorrt.backend import ModuleBackend
 from resnet_edge.backends.tensorrt.builder import build_plan as build_any
@@ -18,6 +17,7 @@ from resnet_edge.errors import (
     BundleError,
     EngineMismatchError,
 )
+from resnet_edge.files import write_bytes
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:

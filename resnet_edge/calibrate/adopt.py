@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.artifacts import sha256_file
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
 from resnet_edge.calibrate.stage import CACHE, TABLE, CalibrationResult
 from resnet_edge.calibrate.table import RangesTable, TensorRange, read_cache, write_cache
 from resnet_edge.errors import CalibrationError
+from resnet_edge.files import sha256_file
 from resnet_edge.graph import GraphIndex, load_graph
 from resnet_edge.quantize.placement import WEIGHTED, commutes, origin_of, place, reader_behind
 from resnet_edge.quantize.stage import store_plan

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resnet_edge.arrays import NetworkInputs
-from resnet_edge.artifacts import sha256_json, write_bytes
 from resnet_edge.batches import Feeds
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
+from resnet_edge.files import sha256_json, write_bytes
 from resnet_edge.graph import expose
 from resnet_edge.progress import SILENT
 

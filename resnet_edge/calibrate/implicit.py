@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import sha256_json
 from resnet_edge.backends.config import Calibration
 from resnet_edge.batches import Feeds
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.table import encode_cache
 from resnet_edge.errors import ConfigError, DataError
+from resnet_edge.files import sha256_json
 from resnet_edge.quantize.stage import base_model, load_table, stored_plan
 
 if TYPE_CHECKING:

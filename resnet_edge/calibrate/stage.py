@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from resnet_edge.arrays import RandomInputs
-from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
@@ -17,6 +16,7 @@ from resnet_edge.calibrate.table import RangesTable, write_cache
 from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
 from resnet_edge.export import MODEL
+from resnet_edge.files import sha256_json
 from resnet_edge.graph import load_graph, save_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place

@@ -6,9 +6,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import read_json, write_bytes, write_json
 from resnet_edge.device.versions import to_integer
 from resnet_edge.errors import CalibrationError
+from resnet_edge.files import read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

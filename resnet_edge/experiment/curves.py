@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import read_json
 from resnet_edge.errors import DataError
+from resnet_edge.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

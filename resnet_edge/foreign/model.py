@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.artifacts import sha256_file
 from resnet_edge.errors import GraphError
+from resnet_edge.files import sha256_file
 from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
 
 if TYPE_CHECKING:

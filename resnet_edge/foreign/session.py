@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.backends.base import Session, TensorSpec
+from resnet_edge.backends.base import Session
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ConfigError, GraphError
 from resnet_edge.graph import GraphIndex, attribute, expose, opset_of
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import sha256_json
 from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
 from resnet_edge.data import open_images
 from resnet_edge.errors import ConfigError, ExportError
+from resnet_edge.files import sha256_json
 from resnet_edge.foreign.model import file_hashes, image_input, read_foreign
 from resnet_edge.foreign.original import Original, normalized
 from resnet_edge.foreign.session import class_output

@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import CheckpointError
+from resnet_edge.files import write_bytes
 from resnet_edge.models.adapt import Head, adapt
 from resnet_edge.models.formats import OWN_METADATA, read_contents
 from resnet_edge.models.identify import compare, identify, name_of, nearest

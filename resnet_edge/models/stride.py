@@ -113,7 +113,7 @@ def choose_by_labels(
 
     from resnet_edge.backends.pytorch import TorchSession
     from resnet_edge.reference import run_all
-    from resnet_edge.verify.statistics import count_pairs, mcnemar
+    from resnet_edge.statistics import count_pairs, mcnemar
 
     if checkpoint.stride_known:
         return checkpoint

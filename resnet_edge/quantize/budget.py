@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import write_json
 from resnet_edge.batches import ImageBatches
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.errors import ConfigError, DataError
+from resnet_edge.files import write_json
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.probe import PROBE_BATCH
 from resnet_edge.quantize.score import HeldOut, Inputs

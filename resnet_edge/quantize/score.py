@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.statistics import mean_kl
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from resnet_edge.data import ImageSource
     from resnet_edge.imaging import ImageSpec
 
-__all__ = ["GraphScore", "HeldOut", "Inputs", "mean_kl", "run_graph"]
+__all__ = ["GraphScore", "HeldOut", "Inputs", "run_graph"]
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,6 @@ def run_graph(
     with OnnxRuntimeSession(model, optimise=optimise) as session:
         rows = [next(iter(session.run_rows(array).values())) for array in inputs]
     return np.concatenate(rows)
-
-
-def mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """Return the mean KL divergence of the softmax from the reference's, in nats."""
-    import numpy as np
-
-    def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
-        shifted = x.astype(np.float64) - x.max(axis=1, keepdims=True)
-        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
-
-    p, q = log_softmax(reference), log_softmax(logits)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,7 @@ from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import run_graph
-from resnet_edge.verify.statistics import (
-    Z_ONE_SIDED_95,
-    count_pairs,
-    drop_limit,
-    gate,
-    needed_images,
-)
+from resnet_edge.statistics import Z_ONE_SIDED_95, count_pairs, drop_limit, gate, needed_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_edge.calibrate.table import RangesTable
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.sensitivity import LayerSensitivity
-    from resnet_edge.verify.statistics import Outcome
+    from resnet_edge.statistics import Outcome
 
 __all__ = ["Budget", "Comparison", "Found", "Labelled", "Step", "compare", "search"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from resnet_edge.artifacts import read_json, write_json
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import BASE, TABLE
 from resnet_edge.calibrate.table import RangesTable
 from resnet_edge.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
 from resnet_edge.export import MODEL
+from resnet_edge.files import read_json, write_json
 from resnet_edge.graph import load_graph, save_graph
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16

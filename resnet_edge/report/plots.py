@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import atomic_path
 from resnet_edge.errors import BackendUnavailableError, ConfigError
+from resnet_edge.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

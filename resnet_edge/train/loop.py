@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import ConfigError
+from resnet_edge.files import write_bytes
 from resnet_edge.train.augment import augment
 
 if TYPE_CHECKING:

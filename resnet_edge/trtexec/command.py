@@ -15,10 +15,10 @@ from resnet_edge.errors import BuildError, ConfigError, GraphError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from resnet_edge.backends.base import TensorSpec
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.targets import Target
+    from resnet_edge.tensors import TensorSpec
 
 __all__ = [
     "Build",

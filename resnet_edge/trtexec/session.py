@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resnet_edge.backends.base import TensorSpec, Timings
+    from resnet_edge.backends.base import Timings
+    from resnet_edge.tensors import TensorSpec
     from resnet_edge.trtexec.binary import Trtexec
 
 __all__ = ["TrtexecSession"]

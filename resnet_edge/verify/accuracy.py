@@ -11,19 +11,19 @@ from resnet_edge.calibrate.table import RangesTable
 from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
 from resnet_edge.progress import SILENT
-from resnet_edge.quantize.score import mean_kl
 from resnet_edge.quantize.stage import plan_chosen_on
 from resnet_edge.reference import Golden, require_classifier, run_all
-from resnet_edge.verify.reference_logits import reference_logits
-from resnet_edge.verify.statistics import (
+from resnet_edge.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
     count_pairs,
     drop_limit,
     gate,
     mcnemar,
+    mean_kl,
     needed_images,
 )
+from resnet_edge.verify.reference_logits import reference_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from resnet_edge.bundle import Bundle
     from resnet_edge.data import ImageSource
     from resnet_edge.progress import Progress
+    from resnet_edge.statistics import Outcome
     from resnet_edge.verify.candidate import Candidate, Executed
-    from resnet_edge.verify.statistics import Outcome
 
 __all__ = ["AccuracyResult", "Score", "verify"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.artifacts import sha256_file
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.export import MODEL
+from resnet_edge.files import sha256_file
 from resnet_edge.graph import load_graph
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.sidecar import read_sidecar

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.backends.base import TensorSpec
 from resnet_edge.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession
 from resnet_edge.errors import BackendUnavailableError, GraphError, ResnetEdgeError
 from resnet_edge.graph import save_graph
+from resnet_edge.tensors import TensorSpec
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.base import TensorSpec
 from resnet_edge.backends.tensorrt.features import TrtFeatures
 from resnet_edge.backends.tensorrt.logger import recording
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import BackendUnavailableError, BuildError, EngineMismatchError
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from types import ModuleType

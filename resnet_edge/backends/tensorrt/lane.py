@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import tensorrt
     from numpy.typing import NDArray
 
-    from resnet_edge.backends.base import TensorSpec
     from resnet_edge.backends.cuda.device import Device
     from resnet_edge.backends.cuda.resources import Buffer, Event, Graph, HostBuffer
     from resnet_edge.backends.tensorrt.logger import Record
+    from resnet_edge.tensors import TensorSpec
 
 __all__ = ["Lane"]
 

@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_edge.artifacts import write_bytes
 from resnet_edge.errors import BundleError
+from resnet_edge.files import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt

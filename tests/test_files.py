@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge import artifacts
-from resnet_edge.artifacts import (
+from resnet_edge import files as artifacts
+from resnet_edge.errors import BundleError
+from resnet_edge.files import (
     atomic_path,
     read_json,
     sha256_file,
@@ -22,7 +23,6 @@ from resnet_edge.artifacts import (
     write_bytes,
     write_json,
 )
-from resnet_edge.errors import BundleError
 from tests.conftest import full_disk
 
 if TYPE_CHECKING:

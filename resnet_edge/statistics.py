@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Outcome", "Paired", "count_pairs", "drop_limit", "gate", "mcnemar", "needed_images"]
+
+__all__ = [
+    "Outcome",
+    "Paired",
+    "count_pairs",
+    "drop_limit",
+    "gate",
+    "mcnemar",
+    "mean_kl",
+    "needed_images",
+]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -159,3 +169,15 @@ def _score(counts: Paired, drop: float) -> float:
     if variance <= 0:
         return 0.0 if difference == 0 else math.copysign(math.inf, difference)
     return difference / math.sqrt(variance)
+
+
+def mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Return the mean KL divergence of the softmax from the reference's, in nats."""
+    import numpy as np
+
+    def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
+        shifted = x.astype(np.float64) - x.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+    p, q = log_softmax(reference), log_softmax(logits)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())

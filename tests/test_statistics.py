@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.verify.statistics import (
+from resnet_edge.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
     Paired,
