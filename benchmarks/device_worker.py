@@ -88,8 +88,8 @@ def calibrate_on_gpu(folder: str, images: str) -> dict[str, Any]:
     """
     from resnet_edge.calibrate.auto import tables_of
     from resnet_edge.calibrate.collect import collect
-    from resnet_edge.data import open_images
     from resnet_edge.graph import load_graph
+    from resnet_edge.images.opening import open_images
     from resnet_edge.quantize.placement import place
 
     bundle = Bundle.open(Path(folder))

@@ -19,8 +19,9 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession, Optimise
 from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.export import export, reload_model
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import quantize
 from resnet_edge.recipes import load_recipe
 from resnet_edge.reference import run_all

@@ -13,12 +13,12 @@ import numpy as np
 from common import Report, parser, photos, random_bundle, say, start
 from peers import BUSY, HERE, Peers, Usage
 
-from resnet_edge.arrays import ArrayImages
 from resnet_edge.bench.process import Worker
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.stage import calibrate
-from resnet_edge.data import open_images
 from resnet_edge.errors import BackendUnavailableError
+from resnet_edge.images.arrays import ArrayImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.recipes import load_recipe
 from resnet_edge.targets import load_target
 

@@ -71,7 +71,7 @@ def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) 
     from resnet_edge.build import BuildConfig, build
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import open_images
+    from resnet_edge.images.opening import open_images
     from resnet_edge.recipes import load_recipe
     from resnet_edge.targets import load_target
     from resnet_edge.verify.accuracy import verify
@@ -178,9 +178,9 @@ def call(onnx: str, blocks: int, calls: int) -> Result:
 def decode_ours(folder: str) -> Result:
     """Decode, resize, crop and normalise JPEG files on one core; also what came out, as a hash."""
     _one_core()
-    from resnet_edge.batches import Feeds
-    from resnet_edge.data import open_images
-    from resnet_edge.imaging import IMAGENET
+    from resnet_edge.images.batches import Feeds
+    from resnet_edge.images.opening import open_images
+    from resnet_edge.images.spec import IMAGENET
 
     source = open_images(Path(folder))
     began = time.perf_counter()

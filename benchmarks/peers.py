@@ -16,7 +16,7 @@ from typing import Any
 
 from common import Report, say
 
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 
 HERE = Path(__file__).resolve().parent
 INSTALL = "see benchmarks/README.md, or: python3 -m venv {venv} && {pip} install -r {req}{more}"

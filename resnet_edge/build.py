@@ -24,10 +24,9 @@ from resnet_edge.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from resnet_edge.arrays import NetworkInputs
     from resnet_edge.backends.base import Backend
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource, NetworkInputs
     from resnet_edge.progress import Progress
     from resnet_edge.targets import Target
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge import __version__
 from resnet_edge.errors import BundleError
 from resnet_edge.files import read_json, sha256_file, write_json
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

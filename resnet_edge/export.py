@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.bundle import Bundle, ModelInfo, Record
-from resnet_edge.data import open_images
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
+from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from resnet_edge.models.config import ResNetConfig
 from resnet_edge.models.stride import choose_by_labels, choose_by_logits, read_known_logits
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.checkpoint import Checkpoint
     from resnet_edge.models.resnet import ResNet
     from resnet_edge.progress import Progress

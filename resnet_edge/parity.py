@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bundle import Bundle, ModelInfo, Record
-from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
 from resnet_edge.files import sha256_json
 from resnet_edge.graph import save_graph
+from resnet_edge.images.labels import resolve_labels
 from resnet_edge.progress import SILENT
 from resnet_edge.reference import GOLDEN_COUNT, MODEL, Evaluated, Golden, run_all
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.backends.base import Session
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = [
@@ -86,7 +86,7 @@ def golden_images(
     """
     import numpy as np
 
-    from resnet_edge.batches import ImageBatches
+    from resnet_edge.images.batches import ImageBatches
 
     indices = np.linspace(0, len(source) - 1, min(GOLDEN_COUNT, len(source)), dtype=int).tolist()
     batches = list(ImageBatches(source, spec, len(indices), indices))

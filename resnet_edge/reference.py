@@ -12,9 +12,9 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.batches import ImageBatches
 from resnet_edge.errors import BundleError, ConfigError
 from resnet_edge.files import write_bytes
+from resnet_edge.images.batches import ImageBatches
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import Session
     from resnet_edge.bundle import Bundle, Record
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = [

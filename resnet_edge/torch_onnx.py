@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
 __all__ = ["torch_to_onnx"]

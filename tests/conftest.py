@@ -18,7 +18,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from resnet_edge.idx import write_idx
+from resnet_edge.images.idx import write_idx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.bundle import Bundle
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
 REPOSITORY = Path(__file__).parent.parent
@@ -149,7 +149,7 @@ def flow_bundle(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) 
     """
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import open_images
+    from resnet_edge.images.opening import open_images
     from resnet_edge.recipes import Recipe
     from resnet_edge.resources import CHECKPOINT, find
 
@@ -208,7 +208,7 @@ def calibrated(
     """The bundles of ``exported`` with ranges from 64 of the shipped images; only to be read."""
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import open_images
+    from resnet_edge.images.opening import open_images
     from resnet_edge.recipes import Recipe
 
     @cache
@@ -223,7 +223,7 @@ def calibrated(
 
 
 def _small_network(name: str) -> tuple[ResNet, ImageSpec]:
-    from resnet_edge.imaging import FASHION_MNIST, ImageSpec
+    from resnet_edge.images.spec import FASHION_MNIST, ImageSpec
     from resnet_edge.models.resnet import ResNet, ResNetConfig
     from resnet_edge.models.zoo import architecture
 
@@ -242,8 +242,8 @@ def _small_network(name: str) -> tuple[ResNet, ImageSpec]:
 
 def _fit(model: ResNet, spec: ImageSpec, images: Path) -> None:
     """Give a random network sensible batch norms, and a classifier by ridge regression."""
-    from resnet_edge.batches import ImageBatches
-    from resnet_edge.data import open_images
+    from resnet_edge.images.batches import ImageBatches
+    from resnet_edge.images.opening import open_images
 
     torch = require("torch")
     source = open_images(images)

@@ -34,8 +34,8 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """ResNet-18 at 224 with random weights, calibrated on a few upscaled images."""
     torch = require("torch")
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import IdxImages
     from resnet_edge.export import export
+    from resnet_edge.images.idx import IdxImages
     from resnet_edge.models.zoo import create
     from resnet_edge.recipes import Recipe
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
 from resnet_edge.errors import BundleError, ResnetEdgeError
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET
+from resnet_edge.images.spec import FASHION_MNIST, IMAGENET
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,12 @@ import pytest
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import BundleError, CheckpointError, ConfigError, DataError, ExportError
 from resnet_edge.export import MODEL, ExportConfig, export, reload_model
 from resnet_edge.graph import load_graph, opset_of
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.quantize.budget import meet_budget
 from resnet_edge.quantize.search import Budget

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import ConfigError, DataError, ResnetEdgeError
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from resnet_edge.train.loop import TrainConfig
 from resnet_edge.train.stage import TrainResult, train

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_edge.data import open_images
-from resnet_edge.idx import write_idx
+from resnet_edge.images.idx import write_idx
+from resnet_edge.images.opening import open_images
 
 COUNT, SEED = 1024, 20150
 HERE = Path(__file__).parent / "fashion-mnist"

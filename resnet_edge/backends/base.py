@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.closing import Closing
-from resnet_edge.batches import portions
 from resnet_edge.errors import ConfigError
+from resnet_edge.images.batches import portions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
 __all__ = ["TorchSession", "deployable", "probe"]

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from resnet_edge.calibrate.collect import Collected, Partial
     from resnet_edge.calibrate.histogram import Histogram
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.score import GraphScore
 

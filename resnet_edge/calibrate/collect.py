@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from resnet_edge.arrays import NetworkInputs
-from resnet_edge.batches import Feeds
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.files import sha256_json, write_bytes
 from resnet_edge.graph import expose
+from resnet_edge.images.batches import Feeds
+from resnet_edge.images.source import NetworkInputs
 from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.backends.base import Session
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress, Task
 
 __all__ = ["Collected", "Partial", "collect"]

@@ -6,18 +6,18 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from resnet_edge.arrays import RandomInputs
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.sqnr import with_sqnr
 from resnet_edge.calibrate.table import RangesTable, write_cache
-from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
 from resnet_edge.export import MODEL
 from resnet_edge.files import sha256_json
 from resnet_edge.graph import load_graph, save_graph
+from resnet_edge.images.arrays import RandomInputs
+from resnet_edge.images.labels import resolve_labels
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
 
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.arrays import NetworkInputs
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource, NetworkInputs
     from resnet_edge.progress import Progress
     from resnet_edge.recipes import Recipe
 

@@ -126,12 +126,12 @@ def build(
 ) -> None:
     """Build an engine for a target; with --int8 --data DIR it calibrates first."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.arrays import open_calibration
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build as run_build
     from resnet_edge.build import check_build
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.images.opening import open_calibration
     from resnet_edge.recipes import load_recipe
     from resnet_edge.sidecar import copy_engine
     from resnet_edge.targets import resolve_target

@@ -16,11 +16,10 @@ from resnet_edge.recipes import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.arrays import NetworkInputs
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import CalibrationResult
     from resnet_edge.calibrate.table import RangesTable
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource, NetworkInputs
     from resnet_edge.recipes import Recipe
 
 __all__ = ["calibrate", "recipes"]
@@ -103,7 +102,8 @@ def calibrate(
 def _source(
     bundle: Bundle, data: Path | None, labels: Path | None, random: int | None
 ) -> ImageSource | NetworkInputs:
-    from resnet_edge.arrays import RandomInputs, open_calibration
+    from resnet_edge.images.arrays import RandomInputs
+    from resnet_edge.images.opening import open_calibration
 
     if random is not None:
         return RandomInputs(bundle.model.image_spec.input_shape, random)

@@ -113,9 +113,9 @@ def responses(
 ) -> None:
     """Measure how strongly every layer of the trained networks responds (the paper's figure 7)."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.data import open_images
     from resnet_edge.experiment.responses import measure_responses, responses_table
     from resnet_edge.files import write_json
+    from resnet_edge.images.opening import open_images
     from resnet_edge.report.plots import plot_responses
 
     _refuse_missing(data)
@@ -153,10 +153,10 @@ def _compare(
 ) -> None:
     """Train the networks on one set of images, and print and write what came of it."""
     from resnet_edge.cli.train import default_image_spec
-    from resnet_edge.data import open_images
     from resnet_edge.errors import DataError
     from resnet_edge.experiment.compare import CURVES, PLOT, compare
     from resnet_edge.experiment.curves import final_table
+    from resnet_edge.images.opening import open_images
     from resnet_edge.models.zoo import architecture
 
     for network in networks:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from resnet_edge.data import ImageSource
     from resnet_edge.export import ExportResult
     from resnet_edge.foreign.stage import ImportResult
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = ["export"]
@@ -75,9 +75,9 @@ def export(
 ) -> None:
     """Checkpoint to verified ONNX, with the golden reference beside it; or ONNX to the same."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.data import open_images
     from resnet_edge.export import ExportConfig
     from resnet_edge.export import export as run_export
+    from resnet_edge.images.opening import open_images
 
     options.refuse_labels_alone(labels, data)
     folder = output or Path("engines/builds") / checkpoint.stem
@@ -139,7 +139,7 @@ def _spec(
     checkpoint: Path, flags: options.ImageSpecFlags, arch: str, head: Literal["fc", "none"]
 ) -> ImageSpec | None:
     """Return the checkpoint's preprocessing with what was said put in; None if nothing was."""
-    from resnet_edge.imaging import IMAGENET
+    from resnet_edge.images.spec import IMAGENET
     from resnet_edge.models.checkpoint import read_checkpoint
 
     if not flags.given:
@@ -160,7 +160,7 @@ def _import(
     progress: Progress,
 ) -> ImportResult:
     from resnet_edge.foreign.stage import ImportConfig, import_onnx
-    from resnet_edge.label_files import read_class_names
+    from resnet_edge.images.labels import read_class_names
 
     names = None if class_names is None else read_class_names(class_names)
     config = ImportConfig(flags.for_onnx(onnx), names, output_name, simplify)

@@ -14,7 +14,7 @@ from resnet_edge.errors import ConfigError
 if TYPE_CHECKING:
     from resnet_edge.bundle import Bundle
     from resnet_edge.cli.output import Output
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
 
 log = logging.getLogger(__name__)
 

@@ -60,9 +60,9 @@ def quantize(
 ) -> None:
     """Write an explicit Q/DQ graph; with --max-drop, meet an accuracy budget and prove it."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.arrays import open_calibration
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import open_images, resolve_labels
+    from resnet_edge.images.labels import resolve_labels
+    from resnet_edge.images.opening import open_calibration, open_images
     from resnet_edge.quantize.budget import meet_budget
     from resnet_edge.quantize.search import Budget
     from resnet_edge.quantize.stage import GRAPHS, load_table, store_plan
@@ -126,7 +126,7 @@ def sensitivity(
 ) -> None:
     """Rank the layers by what INT8 does to each of them alone."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.data import open_images
+    from resnet_edge.images.opening import open_images
     from resnet_edge.quantize.budget import SENSITIVITY
     from resnet_edge.quantize.budget import sensitivity as run_sensitivity
     from resnet_edge.report.plots import check_picture, plot_sensitivity

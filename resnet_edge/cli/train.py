@@ -12,8 +12,8 @@ from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 
 if TYPE_CHECKING:
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["default_image_spec", "train"]
 
@@ -53,8 +53,8 @@ def train(
 ) -> None:
     """Train a ResNet or its plain twin; run the same command again to resume."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge import data as images
     from resnet_edge.errors import DataError
+    from resnet_edge.images import opening as images
     from resnet_edge.train.loop import TrainConfig
     from resnet_edge.train.stage import train as run_training
 
@@ -108,7 +108,7 @@ def default_image_spec(
     """Return preprocessing that fits the first image, with what the user gave put in."""
     from dataclasses import replace
 
-    from resnet_edge.imaging import FASHION_MNIST, IMAGENET
+    from resnet_edge.images.spec import FASHION_MNIST, IMAGENET
 
     first = training.load(0)
     color = color or ("gray" if first.mode in ("1", "L", "I;16") else "rgb")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource
     from resnet_edge.verify.accuracy import AccuracyResult
 
 __all__ = ["verify"]
@@ -40,7 +40,7 @@ def verify(
 ) -> None:
     """Compare an engine's accuracy with PyTorch; exit code 3 unless the gate is met."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.data import open_images
+    from resnet_edge.images.opening import open_images
     from resnet_edge.verify.accuracy import verify as run_verify
     from resnet_edge.verify.candidate import find_candidate
 
@@ -65,8 +65,8 @@ def verify(
 
 def _default_images(bundle: Bundle) -> ImageSource | None:
     """Return the export's images, the shipped ones if they fit, or None for the golden ones."""
-    from resnet_edge.data import open_images
     from resnet_edge.export import MODEL
+    from resnet_edge.images.opening import open_images
     from resnet_edge.resources import IMAGES, find
 
     recorded = bundle.entry(MODEL)["details"].get("data")

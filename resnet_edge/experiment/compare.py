@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
     from resnet_edge.train.loop import TrainConfig
 

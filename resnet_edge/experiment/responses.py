@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.batches import ImageBatches
 from resnet_edge.errors import DataError
 from resnet_edge.experiment.compare import CURVES, run_directory
 from resnet_edge.experiment.curves import Comparison
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.batches import ImageBatches
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from resnet_edge.progress import SILENT
 from resnet_edge.train.stage import CHECKPOINT
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource
     from resnet_edge.models.resnet import ResNet
     from resnet_edge.progress import Progress
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, ModelProto, NodeProto
 
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["ImageInput", "file_hashes", "image_input", "read_foreign"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.foreign.model import ImageInput
     from resnet_edge.foreign.session import ClassOutput
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.normalize.classifier import Normalized
 
 __all__ = ["Original", "normalized"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from resnet_edge.foreign.model import ImageInput
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["ClassOutput", "ForeignSession", "class_output"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.imaging import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.images.spec import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

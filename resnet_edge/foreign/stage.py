@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
-from resnet_edge.data import open_images
 from resnet_edge.errors import ConfigError, ExportError
 from resnet_edge.files import sha256_json
 from resnet_edge.foreign.model import file_hashes, image_input, read_foreign
@@ -14,6 +13,7 @@ from resnet_edge.foreign.original import Original, normalized
 from resnet_edge.foreign.session import class_output
 from resnet_edge.foreign.spec import choose_image_spec, recorded_image_spec, recorded_labels
 from resnet_edge.graph import load_graph
+from resnet_edge.images.opening import open_images
 from resnet_edge.parity import (
     Parity,
     compare_logits,
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.data import ImageSource
     from resnet_edge.foreign.session import ClassOutput
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = [

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.config import ResNetConfig
     from resnet_edge.models.formats import Contents
     from resnet_edge.models.identify import Identified

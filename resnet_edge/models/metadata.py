@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import CheckpointError, ConfigError
-from resnet_edge.imaging import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.images.spec import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
 from resnet_edge.models.config import ResNetConfig
 
 if TYPE_CHECKING:

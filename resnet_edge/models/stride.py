@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.checkpoint import Checkpoint
     from resnet_edge.progress import Progress
 

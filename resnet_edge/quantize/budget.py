@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.batches import ImageBatches
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import write_json
+from resnet_edge.images.batches import ImageBatches
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.probe import PROBE_BATCH
 from resnet_edge.quantize.score import HeldOut, Inputs
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = ["BudgetResult", "meet_budget", "sensitivity"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.batches import portions
+from resnet_edge.images.batches import portions
 from resnet_edge.quantize.placement import origin_of
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
 

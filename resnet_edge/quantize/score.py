@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.backends.onnxruntime import Optimise
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["GraphScore", "HeldOut", "Inputs", "run_graph"]
 
@@ -40,7 +40,7 @@ class Inputs:
         cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 4
     ) -> Inputs:
         """Decode the given images."""
-        from resnet_edge.batches import ImageBatches
+        from resnet_edge.images.batches import ImageBatches
 
         batches = list(ImageBatches(source, spec, batch_size, indices))
         kept = tuple(i for batch in batches for i in batch.indices)

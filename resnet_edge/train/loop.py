@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.config import Shortcut
     from resnet_edge.models.resnet import ResNet
 

@@ -6,11 +6,11 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.batches import ImageBatches
 from resnet_edge.bench.machine import describe_machine
-from resnet_edge.data import resolve_labels
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import read_json, sha256_json, write_json
+from resnet_edge.images.batches import ImageBatches
+from resnet_edge.images.labels import resolve_labels
 from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.progress import SILENT
 from resnet_edge.train.loop import RESUME, Run, Split, TrainConfig
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = ["CHECKPOINT", "TrainConfig", "TrainResult", "train"]

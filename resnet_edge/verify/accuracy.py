@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.calibrate.table import RangesTable
-from resnet_edge.data import resolve_labels
 from resnet_edge.errors import DataError
+from resnet_edge.images.labels import resolve_labels
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import plan_chosen_on
 from resnet_edge.reference import Golden, require_classifier, run_all
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource
     from resnet_edge.progress import Progress
     from resnet_edge.statistics import Outcome
     from resnet_edge.verify.candidate import Candidate, Executed

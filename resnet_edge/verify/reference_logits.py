@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import ImageSource
+    from resnet_edge.images.source import ImageSource
     from resnet_edge.progress import Progress
 
 __all__ = ["reference_logits"]

@@ -56,9 +56,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     torch = require("torch")
     require("tensorrt_rtx")
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.data import IdxImages
     from resnet_edge.export import ExportConfig, export
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.idx import IdxImages
+    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.checkpoint import save_checkpoint
     from resnet_edge.models.resnet import ResNet, ResNetConfig
     from resnet_edge.models.zoo import architecture

@@ -16,10 +16,10 @@ from resnet_edge.bench.machine import describe_machine
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.cli.bench import _render
-from resnet_edge.data import open_images
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.export import ExportConfig, export
-from resnet_edge.imaging import FASHION_MNIST
+from resnet_edge.images.opening import open_images
+from resnet_edge.images.spec import FASHION_MNIST
 from resnet_edge.pipeline import contenders
 from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify

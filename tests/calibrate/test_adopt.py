@@ -18,7 +18,7 @@ from resnet_edge.errors import CalibrationError, GraphError
 from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig, import_onnx
 from resnet_edge.graph import GraphIndex, load_graph
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.stage import GRAPHS, quantize, stored_plan
 from resnet_edge.reference import Golden

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from resnet_edge.arrays import ArrayInputs
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.batches import ImageBatches
 from resnet_edge.calibrate import collect as module
 from resnet_edge.calibrate.collect import Collected, collect
 from resnet_edge.calibrate.histogram import Histogram
-from resnet_edge.data import FolderImages, IdxImages, open_images
 from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import expose, load_graph
+from resnet_edge.images.arrays import ArrayInputs
+from resnet_edge.images.batches import ImageBatches
+from resnet_edge.images.folder import FolderImages
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.placement import place
 from tests.conftest import require
 

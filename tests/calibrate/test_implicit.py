@@ -17,9 +17,9 @@ from resnet_edge.calibrate.implicit import (
 )
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.calibrate.table import read_cache
-from resnet_edge.data import open_images
 from resnet_edge.errors import CalibrationError, ConfigError, DataError
 from resnet_edge.graph import load_graph
+from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import store_plan
 from resnet_edge.reference import MODEL
 from tests.conftest import onnx_model

@@ -182,7 +182,7 @@ def test_an_interrupt_exits_130_and_a_file_system_error_1(
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise error
 
-    monkeypatch.setattr("resnet_edge.data.open_images", fail)
+    monkeypatch.setattr("resnet_edge.images.opening.open_images", fail)
     assert run(["train", "data", "--json"]) == code
     assert json.loads(capsys.readouterr().out)["error"]["type"] == kind
 

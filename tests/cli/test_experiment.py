@@ -8,7 +8,7 @@ import pytest
 
 from resnet_edge.cli.app import run
 from tests.conftest import require
-from tests.test_cifar import records
+from tests.images.test_cifar import records
 
 require("torch")
 require("safetensors")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_edge.cli.app import run
-from resnet_edge.data import open_images
+from resnet_edge.images.opening import open_images
 from resnet_edge.resources import CHECKPOINT, find
 from tests.conftest import require
 
@@ -302,8 +302,8 @@ def test_an_onnx_file_goes_through_the_same_commands(
 def test_a_budget_and_a_ranking_are_printed_and_stored(
     capsys: pytest.CaptureFixture[str], bundle_copy: Path, shipped_images: Path
 ) -> None:
-    from resnet_edge.data import IdxImages, open_images
-    from resnet_edge.idx import write_idx
+    from resnet_edge.images.idx import IdxImages, write_idx
+    from resnet_edge.images.opening import open_images
 
     source = open_images(shipped_images / "test")
     assert isinstance(source, IdxImages)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.experiment.compare import compare, run_directory
 from resnet_edge.experiment.curves import Comparison, final_table
-from resnet_edge.imaging import FASHION_MNIST, ImageSpec
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
+from resnet_edge.images.spec import FASHION_MNIST, ImageSpec
 from resnet_edge.train.loop import TrainConfig
 from tests.conftest import require
 from tests.test_train import Listener

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.data import open_images
 from resnet_edge.errors import BundleError, DataError
 from resnet_edge.experiment.compare import compare
 from resnet_edge.experiment.responses import (
@@ -15,7 +14,8 @@ from resnet_edge.experiment.responses import (
     measure_responses,
     responses_table,
 )
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.opening import open_images
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.report.plots import plot_responses
 from resnet_edge.train.loop import TrainConfig
 from tests.conftest import require, stir_batch_norms

@@ -10,7 +10,7 @@ import onnx
 from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig, ImportResult, import_onnx
 from resnet_edge.graph import load_graph
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.reference import Golden
 from tests.foreign.models import DYNAMIC, SIZE, UNFOLDED, run_original, softmax
 

@@ -14,11 +14,12 @@ from resnet_edge.bench.latency import BenchConfig, bench
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import ConfigError
 from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig
 from resnet_edge.graph import fixed_batch, load_graph
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.pipeline import contenders
 from resnet_edge.quantize.stage import GRAPHS, quantize
 from resnet_edge.recipes import Recipe

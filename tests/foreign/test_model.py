@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from resnet_edge.data import IdxImages
 from resnet_edge.errors import BundleError, ConfigError, DataError, ExportError, GraphError
 from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig, expected_image_spec, import_onnx
 from resnet_edge.graph import load_graph, opset_of
-from resnet_edge.imaging import IMAGENET, ImageSpec
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.spec import IMAGENET, ImageSpec
 from tests.conftest import require
 from tests.foreign.bring import BODY, CONFIG, HEAD, SPEC, assert_equal_for_any_batch, bring, write
 from tests.foreign.models import (

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import CheckpointError, GraphError
 from resnet_edge.export import MODEL, reload_model
 from resnet_edge.foreign.stage import ImportConfig, import_onnx
 from resnet_edge.graph import load_graph, opset_of
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.reference import Evaluated, Golden
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate

@@ -13,10 +13,10 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.tensorrt.standard import TensorRTBackend
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
-from resnet_edge.data import open_images
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph import load_graph
+from resnet_edge.images.opening import open_images
 from resnet_edge.reference import Golden
 from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.targets import Target

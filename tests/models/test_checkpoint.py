@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resnet_edge.errors import BundleError, CheckpointError, ConfigError
 from resnet_edge.files import sha256_file
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET
+from resnet_edge.images.spec import FASHION_MNIST, IMAGENET
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from resnet_edge.models.identify import identify
 from resnet_edge.models.zoo import ARCHITECTURES, architecture

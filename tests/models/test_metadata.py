@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_edge.errors import CheckpointError
-from resnet_edge.imaging import CIFAR10, IMAGENET
+from resnet_edge.images.spec import CIFAR10, IMAGENET
 from resnet_edge.models import metadata
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from tests.conftest import require

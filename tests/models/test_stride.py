@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.arrays import ArrayImages
 from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.arrays import ArrayImages
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
 from tests.conftest import require, stir_batch_norms
 

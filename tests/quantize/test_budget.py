@@ -13,9 +13,10 @@ from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.auto import split
 from resnet_edge.calibrate.stage import BASE, TABLE, calibrate
 from resnet_edge.calibrate.table import RangesTable
-from resnet_edge.data import IdxImages, open_images
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.export import export
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from resnet_edge.quantize.budget import _labelled, meet_budget
 from resnet_edge.quantize.search import Budget

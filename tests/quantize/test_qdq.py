@@ -13,10 +13,10 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.stage import TABLE
 from resnet_edge.calibrate.table import RangesTable, TensorRange
-from resnet_edge.data import open_images
 from resnet_edge.errors import GraphError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
+from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph, twin_graph

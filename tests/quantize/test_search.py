@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.bundle import Bundle
-from resnet_edge.data import open_images
+from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.probe import layer_errors
 from resnet_edge.quantize.score import HeldOut, Inputs, run_graph

@@ -9,8 +9,10 @@ import pytest
 
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle, Record
-from resnet_edge.data import FolderImages, IdxImages, open_images
 from resnet_edge.errors import BundleError, DataError, EngineMismatchError
+from resnet_edge.images.folder import FolderImages
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import PLAN, store_plan
 from resnet_edge.reference import EVALUATION, Evaluated
 from resnet_edge.sidecar import sidecar_path

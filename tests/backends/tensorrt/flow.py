@@ -56,7 +56,7 @@ class Flow:
         self, *, images: str = "", progress: Progress = SILENT, **options: Any
     ) -> BuildResult:
         """Build with these fields of `BuildConfig`; by default FP32 for 1 to 8 images."""
-        from resnet_edge.data import open_images
+        from resnet_edge.images.opening import open_images
 
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         config = BuildConfig(**{"precision": "fp32", "profile": (1, 8, 8), **chosen})

@@ -120,7 +120,7 @@ def test_tensorrt_calibrates_on_our_images(
 ) -> None:
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
     from resnet_edge.bundle import Bundle
-    from resnet_edge.data import open_images
+    from resnet_edge.images.opening import open_images
     from tests.emulation.fake_tensorrt.precision import scales_in
 
     (one,) = deployed(
@@ -184,7 +184,7 @@ def test_verify_proves_the_engine_itself_whatever_its_profile(
         from dataclasses import replace
         from pathlib import Path
 
-        from resnet_edge.data import open_images
+        from resnet_edge.images.opening import open_images
         from resnet_edge.verify.accuracy import verify
         from resnet_edge.verify.candidate import find_candidate
         from tests.backends.tensorrt.flow import Flow

@@ -217,8 +217,8 @@ def test_an_image_that_breaks_calibration_is_the_error_that_is_seen(
     calibrated: Callable[[str], Bundle], shipped_images: Path, tmp_path: Path
 ) -> None:
     def work(bundle: str, images: str) -> list[Any]:
-        from resnet_edge.data import IdxImages
         from resnet_edge.errors import DataError
+        from resnet_edge.images.idx import IdxImages
         from tests.backends.tensorrt.flow import Flow
         from tests.emulation import control
 

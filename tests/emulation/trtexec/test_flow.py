@@ -19,8 +19,8 @@ import onnx
 import pytest
 
 from resnet_edge.cli.app import run
-from resnet_edge.data import open_images
-from resnet_edge.idx import write_idx
+from resnet_edge.images.idx import write_idx
+from resnet_edge.images.opening import open_images
 from resnet_edge.sidecar import read_sidecar
 from tests.emulation.trtexec.install import VERSIONS, flags_of, install
 

@@ -11,18 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resnet_edge.arrays import (
-    ArrayImages,
-    ArrayInputs,
-    NetworkInputs,
-    RandomInputs,
-    open_array_images,
-    open_calibration,
-)
-from resnet_edge.batches import Feeds, ImageBatches
-from resnet_edge.data import IdxImages, open_images, resolve_labels
 from resnet_edge.errors import DataError
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.arrays import ArrayImages, ArrayInputs, RandomInputs, open_array_images
+from resnet_edge.images.batches import Feeds, ImageBatches
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.labels import resolve_labels
+from resnet_edge.images.opening import open_calibration, open_images
+from resnet_edge.images.source import NetworkInputs
+from resnet_edge.images.spec import ImageSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.base import Session
-from resnet_edge.batches import ImageBatches, portions
-from resnet_edge.data import IdxImages
 from resnet_edge.errors import DataError
-from resnet_edge.imaging import ImageSpec
+from resnet_edge.images.batches import ImageBatches, portions
+from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:

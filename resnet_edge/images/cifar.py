@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.arrays import ArrayImages
 from resnet_edge.errors import DataError
+from resnet_edge.images.arrays import ArrayImages
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.arrays import ArrayImages
-from resnet_edge.data import ImageSource, open_images
 from resnet_edge.errors import DataError
+from resnet_edge.images.arrays import ArrayImages
+from resnet_edge.images.opening import open_images
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from resnet_edge.images.source import ImageSource
 
 RECORD = 3073
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.arrays import NetworkInputs
 from resnet_edge.errors import DataError
+from resnet_edge.images.source import NetworkInputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.data import ImageSource
-    from resnet_edge.imaging import ImageSpec
+    from resnet_edge.images.source import ImageSource
+    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["Batch", "Feeds", "ImageBatches", "portions"]
 

@@ -14,11 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnet_edge.batches import ImageBatches
-from resnet_edge.data import FolderImages, IdxImages, open_images, resolve_labels
 from resnet_edge.errors import DataError
-from resnet_edge.idx import read_idx, write_idx
-from resnet_edge.imaging import FASHION_MNIST, ImageSpec
+from resnet_edge.images.batches import ImageBatches
+from resnet_edge.images.folder import FolderImages
+from resnet_edge.images.idx import IdxImages, read_idx, write_idx
+from resnet_edge.images.labels import resolve_labels
+from resnet_edge.images.opening import open_images
+from resnet_edge.images.spec import FASHION_MNIST, ImageSpec
 
 SPEC = ImageSpec(resize=None, crop=(4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
 GRAY = ImageSpec(resize=None, crop=(4, 4), mean=(0.0,), std=(1.0,), color="gray")

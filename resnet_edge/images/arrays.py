@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import DataError
 
@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from resnet_edge.data import ImageSource
-
-__all__ = [
-    "ArrayImages",
-    "ArrayInputs",
-    "NetworkInputs",
-    "RandomInputs",
-    "open_array_images",
-    "open_calibration",
-]
+__all__ = ["ArrayImages", "ArrayInputs", "RandomInputs", "open_array_images"]
 
 _SUFFIXES = (".npy", ".npz")
 _NPY_MAGIC = b"\x93NUMPY"
@@ -39,27 +30,6 @@ _EXPECTED = (
     "expected uint8 images N x H x W or N x H x W x C with C of 1, 3 or 4, or, for calibrate, "
     "float32 network inputs N x C x H x W"
 )
-
-
-@runtime_checkable
-class NetworkInputs(Protocol):
-    """A finite, ordered set of what a network is fed, preprocessing done."""
-
-    @property
-    def path(self) -> Path:
-        """Where they come from."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch."""
-
-    def __len__(self) -> int: ...
-
-    def inputs(self, indices: Sequence[int]) -> NDArray[np.float32]:
-        """Return these inputs as one batch."""
-
-    def key(self, index: int) -> str:
-        """Return the SHA-256 of the input's content."""
 
 
 @dataclass
@@ -157,7 +127,7 @@ def open_array_images(path: Path, labels: Path | None = None) -> ArrayImages:
     Raises:
         DataError: It is no such file, or holds something else than images.
     """
-    source = _open(path)
+    source = open_arrays(path)
     if isinstance(source, ArrayInputs):
         raise DataError(
             f"{path} holds float32 network inputs, not images: how they were preprocessed is "
@@ -172,24 +142,7 @@ def open_array_images(path: Path, labels: Path | None = None) -> ArrayImages:
     return source
 
 
-def open_calibration(path: Path, labels: Path | None = None) -> ImageSource | NetworkInputs:
-    """Open what ``calibrate`` takes: images as for training, or float32 network inputs.
-
-    Args:
-        path: A directory or an array file.
-        labels: A labels file, which only a flat folder can have.
-
-    Raises:
-        DataError: Nothing usable is there.
-    """
-    from resnet_edge.data import open_images
-
-    if path.is_file() and labels is None:
-        return _open(path)
-    return open_images(path, split="train", labels=labels)
-
-
-def _open(path: Path) -> ArrayImages | ArrayInputs:
+def open_arrays(path: Path) -> ArrayImages | ArrayInputs:
     import numpy as np
 
     array, labels = _read(path)

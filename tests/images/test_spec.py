@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.imaging import FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.images.spec import FASHION_MNIST, IMAGENET, ImageSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""Pixels to arrays: image sources, preprocessing, batches."""
