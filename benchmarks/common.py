@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_edge.bench.machine import describe_machine
 from resnet_edge.bundle import Bundle
+from resnet_edge.device.machine import describe_machine
 
 PACKAGES = ("resnet-edge", "numpy", "onnx", "onnxruntime", "torch")
 _QUIET = 0.5  # load average above which a run on this machine deserves a warning

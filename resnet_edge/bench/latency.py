@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bench.clocks import watch_clocks
-from resnet_edge.bench.machine import describe_machine
 from resnet_edge.bench.process import Worker
+from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph import fixed_batch, load_graph
 from resnet_edge.progress import SILENT

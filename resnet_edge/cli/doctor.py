@@ -33,8 +33,8 @@ def doctor(
 ) -> None:
     """Say what this machine can do, what is missing, and the command that fixes it."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.device.machine import describe
     from resnet_edge.doctor.backends import BACKENDS
+    from resnet_edge.doctor.examined import look
     from resnet_edge.doctor.report import examine
     from resnet_edge.targets import list_targets
 
@@ -43,7 +43,7 @@ def doctor(
         raise ConfigError(
             f"--require {unknown[0]}: no such backend", hint=f"use one of {', '.join(BACKENDS)}"
         )
-    report = examine(describe(), list_targets())
+    report = examine(look(), list_targets())
     out.result(report.to_json(), lambda console: _render(console, report))
     missing = [name for name in wanted if not report.usable(name)]
     for name in missing:

@@ -1,13 +1,15 @@
-"""Everything about this machine that decides what can be built and run on it, in one record."""
+"""What this machine is: everything that decides what can be built, and how fast it runs."""
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.device.driver import Driver, Runtime, query_driver, query_runtime
 from resnet_edge.device.installs import (
@@ -20,18 +22,16 @@ from resnet_edge.device.installs import (
 from resnet_edge.device.jetson import Jetson, detect_jetson
 from resnet_edge.device.memory import Memory, read_memory
 from resnet_edge.device.packages import Package, probe_packages
-from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.trtexec.binary import Trtexec, ask_trtexec, locate_trtexec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Machine", "describe"]
+__all__ = ["Machine", "describe", "describe_machine"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as `doctor` sees it.
+    """What decides what can be built and run here.
 
     Attributes:
         system: For example ``Linux x86_64``.
@@ -45,7 +45,6 @@ class Machine:
         packages: Python packages by name.
         bindings: TensorRT's Python packages, visible or not.
         debian: Versions of TensorRT's Debian packages.
-        trtexec: None where there is none; why it cannot be used, where it does not work.
         nvcc: CUDA's compiler, None where there is none.
     """
 
@@ -60,7 +59,6 @@ class Machine:
     packages: Mapping[str, Package] = field(default_factory=dict)
     bindings: tuple[Bindings, ...] = ()
     debian: Mapping[str, str] = field(default_factory=dict)
-    trtexec: Trtexec | BackendUnavailableError | None = None
     nvcc: str | None = None
 
     def usable(self, package: str) -> Package | None:
@@ -87,14 +85,46 @@ def describe(root: Path = Path("/")) -> Machine:
         packages=probe_packages(),
         bindings=find_bindings(root),
         debian=tensorrt_packages(root),
-        trtexec=_trtexec(root),
         nvcc=find_nvcc(root),
     )
 
 
-def _trtexec(root: Path) -> Trtexec | BackendUnavailableError | None:
-    path = locate_trtexec(root)
+def describe_machine() -> dict[str, Any]:
+    """Return processors, clocks, load, operating system and date, as plain JSON values."""
+    jetson = detect_jetson()
+    return {
+        "gpus": [gpu.name for gpu in query_driver().gpus],
+        "jetson": None if jetson is None else _board(jetson),
+        "cpu": _cpu_model(),
+        "logical_cpus": os.cpu_count(),
+        "usable_cpus": _usable_cpus(),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "architecture": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _board(jetson: Jetson) -> dict[str, Any]:
+    mode, clock = jetson.power_mode, jetson.clock
+    return {
+        "model": jetson.model,
+        "jetpack": jetson.jetpack,
+        "power_mode": None if mode is None else mode.name,
+        "clocks_locked": None if clock is None else clock.locked,
+    }
+
+
+def _usable_cpus() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _cpu_model() -> str:
     try:
-        return None if path is None else ask_trtexec(path)
-    except BackendUnavailableError as error:
-        return error
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

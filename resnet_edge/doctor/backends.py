@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resnet_edge.device.installs import Bindings
-    from resnet_edge.device.machine import Machine
+    from resnet_edge.doctor.examined import Examined
     from resnet_edge.targets import Target
 
 __all__ = ["BACKENDS", "check_backends", "check_device_memory"]
@@ -28,7 +28,7 @@ _OLDEST_PYTHON = (3, 10)  # that resnet-edge runs on
 _TRTEXEC_INSTEAD = 'use backend = "trtexec" in the target, which --target auto does'
 
 
-def check_backends(machine: Machine, targets: Sequence[Target]) -> dict[str, tuple[Check, ...]]:
+def check_backends(machine: Examined, targets: Sequence[Target]) -> dict[str, tuple[Check, ...]]:
     """Return the checks of every backend."""
     checks = (
         check_pytorch(machine),
@@ -40,7 +40,7 @@ def check_backends(machine: Machine, targets: Sequence[Target]) -> dict[str, tup
     return dict(zip(BACKENDS, map(tuple, checks), strict=True))
 
 
-def check_pytorch(machine: Machine) -> list[Check]:
+def check_pytorch(machine: Examined) -> list[Check]:
     """Check what export and the reference need."""
     package = machine.usable("torch")
     if package is None:
@@ -62,7 +62,7 @@ def check_pytorch(machine: Machine) -> list[Check]:
     return [warn("package", f"{found} is a build without CUDA", fix)]
 
 
-def check_onnxruntime(machine: Machine) -> list[Check]:
+def check_onnxruntime(machine: Examined) -> list[Check]:
     """Check the CPU backend and, where there is a GPU, its CUDA provider."""
     package = machine.usable("onnxruntime")
     if package is None:
@@ -78,7 +78,7 @@ def check_onnxruntime(machine: Machine) -> list[Check]:
     return [*checks, not_applicable("CUDA provider", "not in this build; the CPU calibrates")]
 
 
-def check_tensorrt(machine: Machine, targets: Sequence[Target]) -> list[Check]:
+def check_tensorrt(machine: Examined, targets: Sequence[Target]) -> list[Check]:
     """Check TensorRT's Python package and everything that running an engine needs."""
     package = machine.usable("tensorrt")
     if package is None:
@@ -95,7 +95,7 @@ def check_tensorrt(machine: Machine, targets: Sequence[Target]) -> list[Check]:
     return [*checks, *fit, _needs_gpu(machine), check_device_memory(machine)]
 
 
-def _fit(machine: Machine, version: str, targets: Sequence[Target]) -> list[Check]:
+def _fit(machine: Examined, version: str, targets: Sequence[Target]) -> list[Check]:
     """Check TensorRT against JetPack and numpy."""
     checks = []
     if machine.jetson and machine.jetson.jetpack:
@@ -111,7 +111,7 @@ def _fit(machine: Machine, version: str, targets: Sequence[Target]) -> list[Chec
 
 
 def _fits_jetpack(
-    machine: Machine, jetpack: str, version: str, targets: Sequence[Target]
+    machine: Examined, jetpack: str, version: str, targets: Sequence[Target]
 ) -> list[Check]:
     """Check TensorRT by the rule that refuses a build."""
     try:
@@ -129,7 +129,7 @@ def _fits_jetpack(
     return [ok("JetPack", f"{jetpack} goes with TensorRT {version}")]
 
 
-def _no_bindings(machine: Machine) -> Check:
+def _no_bindings(machine: Examined) -> Check:
     """Explain why ``import tensorrt`` does not work."""
     hidden = [b for b in machine.bindings if not b.visible]
     if hidden:
@@ -153,12 +153,12 @@ def _no_bindings(machine: Machine) -> Check:
     return fail("package", "not installed", f"pip install {_wheel(machine)} (needs an NVIDIA GPU)")
 
 
-def _wheel(machine: Machine) -> str:
+def _wheel(machine: Examined) -> str:
     """Return the name of the TensorRT wheels that this driver can serve."""
     return "tensorrt-cu12" if parts(machine.driver.cuda or "13")[0] < 13 else "tensorrt-cu13"
 
 
-def _hidden(machine: Machine, bindings: Bindings) -> Check:
+def _hidden(machine: Examined, bindings: Bindings) -> Check:
     running = ".".join(machine.python.split(".")[:2])
     if bindings.python is not None and bindings.python != running:
         return fail(
@@ -178,7 +178,7 @@ def _hidden(machine: Machine, bindings: Bindings) -> Check:
     )
 
 
-def check_tensorrt_rtx(machine: Machine) -> list[Check]:
+def check_tensorrt_rtx(machine: Examined) -> list[Check]:
     """Check TensorRT-RTX, which builds on any machine; what only running needs is a warning."""
     package = machine.usable("tensorrt_rtx")
     if package is None:
@@ -196,7 +196,7 @@ def check_tensorrt_rtx(machine: Machine) -> list[Check]:
     return [*checks, *(replace(c, status="warn") if c.status == "fail" else c for c in needed)]
 
 
-def check_trtexec(machine: Machine) -> list[Check]:
+def check_trtexec(machine: Examined) -> list[Check]:
     """Check NVIDIA's own program, which needs no Python package."""
     program = machine.trtexec
     if program is None:
@@ -209,7 +209,7 @@ def check_trtexec(machine: Machine) -> list[Check]:
     return [ok("program", f"{program.path}, TensorRT {program.version}"), _needs_gpu(machine)]
 
 
-def check_device_memory(machine: Machine) -> Check:
+def check_device_memory(machine: Examined) -> Check:
     """Say which package gives device memory, streams and events: the first that imports."""
     problem = "neither pycuda nor cuda-python"
     for name, title in _DEVICE_LIBRARIES:
@@ -227,7 +227,7 @@ def check_device_memory(machine: Machine) -> Check:
     return fail("device memory", problem, fix)
 
 
-def _needs_gpu(machine: Machine) -> Check:
+def _needs_gpu(machine: Examined) -> Check:
     """Return the driver's check, where its absence is a failure."""
     check = check_driver(machine)
     if check.status == "ok":
@@ -235,7 +235,7 @@ def _needs_gpu(machine: Machine) -> Check:
     return fail(check.name, check.found, check.fix or "run this on a machine with an NVIDIA GPU")
 
 
-def _missing(machine: Machine, name: str, fix: str) -> Check:
+def _missing(machine: Examined, name: str, fix: str) -> Check:
     package = machine.packages.get(name)
     if package is None:
         return fail("package", "not installed", fix)

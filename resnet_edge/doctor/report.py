@@ -12,8 +12,8 @@ from resnet_edge.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from resnet_edge.device.machine import Machine
     from resnet_edge.doctor.checks import Check
+    from resnet_edge.doctor.examined import Examined
     from resnet_edge.targets import Target
     from resnet_edge.trtexec.binary import Trtexec
 
@@ -30,7 +30,7 @@ class Report:
         backends: Checks of each backend.
     """
 
-    machine: Machine
+    machine: Examined
     board: tuple[Check, ...]
     backends: Mapping[str, tuple[Check, ...]]
 
@@ -58,7 +58,7 @@ def _trtexec(found: Trtexec | BackendUnavailableError | None) -> dict[str, str] 
     return {"path": str(found.path), "version": found.version}
 
 
-def examine(machine: Machine, targets: Sequence[Target]) -> Report:
+def examine(machine: Examined, targets: Sequence[Target]) -> Report:
     """Run every check on a machine."""
     return Report(
         machine=machine,

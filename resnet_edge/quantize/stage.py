@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from resnet_edge.bundle import Record
 from resnet_edge.calibrate.stage import BASE, TABLE
 from resnet_edge.calibrate.table import RangesTable
-from resnet_edge.cpu import sums_saturate
+from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
 from resnet_edge.export import MODEL
 from resnet_edge.files import read_json, write_json

@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.bench.machine import describe_machine
+from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import read_json, sha256_json, write_json
 from resnet_edge.images.batches import ImageBatches

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from resnet_edge.bench.latency import BenchConfig, BenchResult, Contender, bench
-from resnet_edge.bench.machine import describe_machine
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.cli.bench import _render
+from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.export import ExportConfig, export
 from resnet_edge.images.opening import open_images

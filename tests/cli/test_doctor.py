@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from resnet_edge.cli.app import run
-from resnet_edge.device import machine as machine_module
+from resnet_edge.doctor import examined
 from tests.doctor.machines import BARE, H100, ORIN, XAVIER
 
 if TYPE_CHECKING:
-    from resnet_edge.device.machine import Machine
+    from resnet_edge.doctor.examined import Examined
 
 
-def pretend(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_module, "describe", lambda: machine)
+def pretend(machine: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examined, "look", lambda: machine)
 
 
 def test_it_prints_findings_fixes_and_what_can_be_used(
@@ -47,7 +47,7 @@ def test_brackets_are_no_markup(
     [(ORIN, "tensorrt", 0), (XAVIER, "tensorrt", 1), (BARE, "pytorch", 1), (H100, "pytorch", 0)],
 )
 def test_a_required_backend_decides_the_exit_code(
-    machine: Machine, backend: str, code: int,
+    machine: Examined, backend: str, code: int,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     pretend(machine, monkeypatch)

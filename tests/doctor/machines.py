@@ -7,9 +7,9 @@ from pathlib import Path
 from resnet_edge.device.driver import Driver, Gpu, Runtime
 from resnet_edge.device.installs import Bindings
 from resnet_edge.device.jetson import GpuClock, Jetson, PowerMode
-from resnet_edge.device.machine import Machine
 from resnet_edge.device.memory import Memory
 from resnet_edge.device.packages import Package
+from resnet_edge.doctor.examined import Examined
 from resnet_edge.trtexec.binary import Trtexec
 from resnet_edge.trtexec.versions import known_flags
 
@@ -19,7 +19,7 @@ GB = 10**9
 TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
 DIST = "/usr/lib/python3.10/dist-packages/tensorrt"
 
-ORIN = Machine(  # AGX Orin, JetPack 6.2, everything in place
+ORIN = Examined(  # AGX Orin, JetPack 6.2, everything in place
     system="Linux aarch64",
     python="3.10.12",
     in_venv=True,
@@ -53,7 +53,7 @@ ORIN = Machine(  # AGX Orin, JetPack 6.2, everything in place
     nvcc="/usr/local/cuda/bin/nvcc",
 )  # fmt: skip
 
-XAVIER = Machine(  # JetPack 5: no bindings for any Python that resnet-edge runs on
+XAVIER = Examined(  # JetPack 5: no bindings for any Python that resnet-edge runs on
     system="Linux aarch64",
     python="3.10.14",
     jetson=Jetson(
@@ -70,7 +70,7 @@ XAVIER = Machine(  # JetPack 5: no bindings for any Python that resnet-edge runs
     trtexec=Trtexec(TRTEXEC, "8.5.2", known_flags("8.5.2")),
 )  # fmt: skip
 
-RTX = Machine(
+RTX = Examined(
     system="Linux x86_64",
     python="3.12.3",
     in_venv=True,
@@ -85,7 +85,7 @@ RTX = Machine(
     },
 )
 
-H100 = Machine(
+H100 = Examined(
     system="Linux x86_64",
     python="3.12.3",
     driver=Driver("12.4", (Gpu("NVIDIA H100 80GB HBM3", "9.0", 85 * GB),)),
@@ -98,4 +98,4 @@ H100 = Machine(
     },
 )
 
-BARE = Machine("Linux x86_64", "3.11.7", memory=Memory(8 * GB, 6 * GB, 0), disk_free=10 * GB)
+BARE = Examined("Linux x86_64", "3.11.7", memory=Memory(8 * GB, 6 * GB, 0), disk_free=10 * GB)

@@ -19,8 +19,8 @@ from resnet_edge.targets import list_targets
 from tests.doctor.machines import BARE, DIST, H100, ORIN, RTX, XAVIER
 
 if TYPE_CHECKING:
-    from resnet_edge.device.machine import Machine
     from resnet_edge.doctor.checks import Check
+    from resnet_edge.doctor.examined import Examined
 
 TARGETS = list_targets()
 GB = 10**9
@@ -30,17 +30,17 @@ BROKEN = replace(
 )
 
 
-def report_of(machine: Machine) -> Report:
+def report_of(machine: Examined) -> Report:
     return examine(machine, TARGETS)
 
 
-def check_of(machine: Machine, group: str, name: str) -> Check:
+def check_of(machine: Examined, group: str, name: str) -> Check:
     report = report_of(machine)
     checks = report.board if group == "machine" else report.backends[group]
     return next(check for check in checks if check.name == name)
 
 
-def with_package(machine: Machine, **packages: Package | None) -> Machine:
+def with_package(machine: Examined, **packages: Package | None) -> Examined:
     """Replace packages, or remove those that are None; ``cuda_bindings`` is ``cuda.bindings``."""
     named = {name.replace("cuda_bindings", "cuda.bindings"): p for name, p in packages.items()}
     return replace(
@@ -49,7 +49,7 @@ def with_package(machine: Machine, **packages: Package | None) -> Machine:
     )
 
 
-def on_jetson(machine: Machine, **changes: Any) -> Machine:
+def on_jetson(machine: Examined, **changes: Any) -> Examined:
     assert machine.jetson is not None
     return replace(machine, jetson=replace(machine.jetson, **changes))
 
@@ -64,7 +64,7 @@ USABLE = [
 
 
 @pytest.mark.parametrize(("machine", "backends"), USABLE)
-def test_what_can_be_used_is_told(machine: Machine, backends: set[str]) -> None:
+def test_what_can_be_used_is_told(machine: Examined, backends: set[str]) -> None:
     report = report_of(machine)
     assert {name for name in report.backends if report.usable(name)} == backends
 
@@ -180,7 +180,7 @@ FAULTS = [
     ids=[f"{group}-{name}-{found}" for _, group, name, _, found, _ in FAULTS],
 )
 def test_a_fault_is_found_and_mended(
-    machine: Machine, group: str, name: str, status: str, found: str, fix: str
+    machine: Examined, group: str, name: str, status: str, found: str, fix: str
 ) -> None:
     check = check_of(machine, group, name)
     assert (check.status, bool(check.fix)) == (status, status != "n.a.")
@@ -225,12 +225,12 @@ def test_a_desktop_has_no_power_mode_and_an_unlisted_gpu_has_a_target() -> None:
         (BARE, None),
     ],
 )
-def test_the_report_says_which_trtexec(machine: Machine, trtexec: dict[str, str] | None) -> None:
+def test_the_report_says_which_trtexec(machine: Examined, trtexec: dict[str, str] | None) -> None:
     assert report_of(machine).to_json()["machine"]["trtexec"] == trtexec
 
 
 @pytest.mark.parametrize("machine", [ORIN, XAVIER, RTX, H100, BARE, BROKEN])
-def test_the_report_is_json(machine: Machine) -> None:
+def test_the_report_is_json(machine: Examined) -> None:
     value = json.loads(json.dumps(report_of(machine).to_json()))
     assert set(value) == {"machine", "board", "backends"}
     for backend in value["backends"].values():

@@ -9,6 +9,7 @@ import pytest
 from resnet_edge.device.driver import query_driver
 from resnet_edge.device.machine import describe
 from resnet_edge.device.versions import parts
+from resnet_edge.doctor.examined import look
 from resnet_edge.doctor.report import examine
 from resnet_edge.targets import list_targets, resolve_target
 from tests.conftest import require
@@ -49,7 +50,7 @@ def test_the_automatic_target_is_of_this_gpu() -> None:
 
 
 def test_doctor_finds_a_driver_that_serves_the_installed_runtime() -> None:
-    report = examine(describe(), list_targets())
+    report = examine(look(), list_targets())
     checks = {check.name: check for check in report.board}
     assert checks["CUDA driver"].status == "ok", checks["CUDA driver"]
     assert checks["target"].status == "ok", checks["target"]

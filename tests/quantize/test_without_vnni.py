@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.bundle import Bundle
-from resnet_edge.cpu import sums_saturate
+from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.quantize.stage import quantize
 from resnet_edge.reference import Golden
 from tests.conftest import require

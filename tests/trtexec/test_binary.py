@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.device.machine import describe
+from resnet_edge.doctor.examined import look
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.trtexec import binary
 from resnet_edge.trtexec.binary import (
@@ -47,12 +47,12 @@ def test_the_places_are_looked_at_under_another_root_too(
 ) -> None:
     monkeypatch.setenv("PATH", str(install(tmp_path / "path", "10.3.0").parent))
     assert locate_trtexec(tmp_path) is None  # PATH is that of this machine
-    assert describe(tmp_path).trtexec is None
+    assert look(tmp_path).trtexec is None
     path = install((tmp_path / place).parent, "8.5.2")
     assert locate_trtexec(tmp_path) == path
-    assert describe(tmp_path).trtexec == ask_trtexec(path)
+    assert look(tmp_path).trtexec == ask_trtexec(path)
     path.write_text("#!/bin/sh\nexit 3\n")
-    broken = describe(tmp_path).trtexec
+    broken = look(tmp_path).trtexec
     assert isinstance(broken, BackendUnavailableError)
     assert broken.message == f"{path} does not work: it ended with status 3 and no word why"
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from resnet_edge.cpu import sums_saturate
+from resnet_edge.device.cpu import sums_saturate
 
 if TYPE_CHECKING:
     from pathlib import Path
