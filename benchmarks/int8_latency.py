@@ -16,11 +16,11 @@ from peers import BUSY, HERE, Peers, Usage
 from resnet_edge.bench.process import Worker
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.stage import calibrate
+from resnet_edge.catalog.recipes import load_recipe
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.recipes import load_recipe
-from resnet_edge.targets import load_target
 
 FLOAT, OURS, RIVAL = "ONNX Runtime FP32", "ours, CPU twin INT8", "OpenVINO + NNCF INT8"
 OPENVINO_FLOAT = "OpenVINO, not quantized"

@@ -93,9 +93,9 @@ def measure_start(report: Report, options: argparse.Namespace) -> None:
 
 def measure_call(report: Report, options: argparse.Namespace) -> None:
     """Time the CPU cost of one call through a session."""
+    from resnet_edge.catalog.resources import CHECKPOINT, find
     from resnet_edge.export import ExportConfig, export
     from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.resources import CHECKPOINT, find
 
     spec = ImageSpec(resize=8, crop=(8, 8), mean=(0.3,), std=(0.3,), color="gray")
     bundle = export(

@@ -26,7 +26,7 @@ def build_ours(bundle: str, work: str, target: str, precision: str) -> Result:
 
     from resnet_edge.build import BuildConfig, build
     from resnet_edge.bundle import Bundle
-    from resnet_edge.targets import load_target
+    from resnet_edge.catalog.targets import load_target
 
     opened = Bundle.open(Path(shutil.copytree(bundle, work, dirs_exist_ok=True)))
     began = time.perf_counter()
@@ -71,9 +71,9 @@ def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) 
     from resnet_edge.build import BuildConfig, build
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.recipes import load_recipe
+    from resnet_edge.catalog.targets import load_target
     from resnet_edge.images.opening import open_images
-    from resnet_edge.recipes import load_recipe
-    from resnet_edge.targets import load_target
     from resnet_edge.verify.accuracy import verify
     from resnet_edge.verify.candidate import find_candidate
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import Backend
     from resnet_edge.bundle import Bundle
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.images.source import ImageSource, NetworkInputs
     from resnet_edge.progress import Progress
-    from resnet_edge.targets import Target
 
 __all__ = ["BuildConfig", "BuildResult", "build", "check_build", "engine_name", "layers_path"]
 

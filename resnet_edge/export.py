@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.bundle import Bundle, ModelInfo, Record
+from resnet_edge.catalog.resources import IMAGES, find
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
 from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
@@ -25,7 +26,6 @@ from resnet_edge.parity import (
 )
 from resnet_edge.progress import SILENT
 from resnet_edge.reference import GOLDEN, MODEL, Evaluated, Golden
-from resnet_edge.resources import IMAGES, find
 from resnet_edge.simplify import OPSET, simplify
 from resnet_edge.torch_onnx import torch_to_onnx
 

@@ -11,14 +11,14 @@ from resnet_edge.backends.registry import get_backend
 from resnet_edge.bench.latency import BenchConfig, Contender, bench
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.stage import calibrate
+from resnet_edge.catalog.recipes import DEFAULT_RECIPE, load_recipe
+from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.export import MODEL, export
 from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
-from resnet_edge.recipes import DEFAULT_RECIPE, load_recipe
-from resnet_edge.resources import CHECKPOINT, IMAGES, find
 from resnet_edge.sidecar import read_sidecar
-from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resnet_edge.backends.config import BuildConfig
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.targets import Target
 
 __all__ = ["RTX_CAPABILITIES", "Request", "check_request", "dla_hint"]
 

@@ -149,9 +149,9 @@ def flow_bundle(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) 
     """
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.recipes import Recipe
+    from resnet_edge.catalog.resources import CHECKPOINT, find
     from resnet_edge.images.opening import open_images
-    from resnet_edge.recipes import Recipe
-    from resnet_edge.resources import CHECKPOINT, find
 
     folder = tmp_path_factory.mktemp("flow") / "bundle"
     if given := os.environ.get("RESNET_EDGE_BUNDLE"):
@@ -208,8 +208,8 @@ def calibrated(
     """The bundles of ``exported`` with ranges from 64 of the shipped images; only to be read."""
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.images.opening import open_images
-    from resnet_edge.recipes import Recipe
 
     @cache
     def make(name: str) -> Bundle:

@@ -10,10 +10,10 @@ import pytest
 
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
+from resnet_edge.catalog.targets import Target, load_target
 from resnet_edge.errors import BuildError, CalibrationError, ConfigError, EngineMismatchError
 from resnet_edge.files import sha256_file
 from resnet_edge.sidecar import read_sidecar, sidecar_path
-from resnet_edge.targets import Target, load_target
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """ResNet-18 at 224 with random weights, calibrated on a few upscaled images."""
     torch = require("torch")
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.export import export
     from resnet_edge.images.idx import IdxImages
     from resnet_edge.models.zoo import create
-    from resnet_edge.recipes import Recipe
 
     folder = tmp_path_factory.mktemp("resnet18")
     torch.manual_seed(0)

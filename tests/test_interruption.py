@@ -13,11 +13,11 @@ import pytest
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
+from resnet_edge.catalog.recipes import Recipe
+from resnet_edge.catalog.resources import CHECKPOINT, find
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.export import export
 from resnet_edge.images.opening import open_images
-from resnet_edge.recipes import Recipe
-from resnet_edge.resources import CHECKPOINT, find
-from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 

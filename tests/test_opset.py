@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from resnet_edge.bundle import Bundle, Record
+from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph import load_graph, opset_of, save_graph
 from resnet_edge.opset import relabelled_name, within_opset
 from resnet_edge.quantize.stage import quantize
-from resnet_edge.targets import list_targets, load_target
 from tests.conftest import onnx_model
 
 if TYPE_CHECKING:

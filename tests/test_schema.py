@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_edge.catalog.targets import Target, list_targets
 from resnet_edge.errors import ConfigError
 from resnet_edge.schema import decode
-from resnet_edge.targets import Target, list_targets
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,9 @@ def test_a_link_to_the_package_elsewhere_in_the_tree_changes_nothing(tmp_path: P
 def test_the_installed_wheel_finds_its_data_from_any_directory(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "from resnet_edge.recipes import list_recipes;"
-        "from resnet_edge.targets import list_targets;"
-        "from resnet_edge.resources import CHECKPOINT, IMAGES, find;"
+        "from resnet_edge.catalog.recipes import list_recipes;"
+        "from resnet_edge.catalog.targets import list_targets;"
+        "from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find;"
         "import resnet_edge; print(resnet_edge.__file__);"
         "assert len(list_recipes()) >= 4 and len(list_targets()) >= 5;"
         "print(find(CHECKPOINT), find(IMAGES))"

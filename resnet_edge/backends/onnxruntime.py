@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar
-    from resnet_edge.targets import Target
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "Optimise"]
 

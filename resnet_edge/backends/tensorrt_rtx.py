@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import tensorrt_rtx
 
     from resnet_edge.backends.config import Calibration
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.progress import Progress
-    from resnet_edge.targets import Target
 
 __all__ = ["TensorRTRtxBackend", "build_plan", "runtime_cache_path"]
 

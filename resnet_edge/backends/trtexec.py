@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import Session
     from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.device.driver import Gpu
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.stage import Graph
     from resnet_edge.sidecar import Sidecar
-    from resnet_edge.targets import Target
     from resnet_edge.tensors import TensorSpec
     from resnet_edge.trtexec.binary import Trtexec
     from resnet_edge.trtexec.command import Build

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.bundle import Bundle
+    from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.images.source import ImageSource, NetworkInputs
     from resnet_edge.progress import Progress
-    from resnet_edge.recipes import Recipe
 
 __all__ = ["BASE", "CACHE", "PARTIAL", "TABLE", "CalibrationResult", "calibrate"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resnet_edge.catalog.recipes import DEFAULT_RECIPE
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 from resnet_edge.errors import ConfigError
-from resnet_edge.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig, Calibrator
     from resnet_edge.build import BuildResult
     from resnet_edge.bundle import Bundle
-    from resnet_edge.targets import Target
+    from resnet_edge.catalog.targets import Target
 
 __all__ = ["build"]
 
@@ -131,10 +131,10 @@ def build(
     from resnet_edge.build import check_build
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.automatic import resolve_target
+    from resnet_edge.catalog.recipes import load_recipe
     from resnet_edge.images.opening import open_calibration
-    from resnet_edge.recipes import load_recipe
     from resnet_edge.sidecar import copy_engine
-    from resnet_edge.targets import resolve_target
 
     sources = [f for f, v in (("--data", data), ("--from-cache", from_cache)) if v is not None]
     if sources and not int8:

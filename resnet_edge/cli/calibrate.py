@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resnet_edge.catalog.recipes import DEFAULT_RECIPE
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 from resnet_edge.errors import ConfigError
-from resnet_edge.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from resnet_edge.bundle import Bundle
     from resnet_edge.calibrate.stage import CalibrationResult
     from resnet_edge.calibrate.table import RangesTable
+    from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.images.source import ImageSource, NetworkInputs
-    from resnet_edge.recipes import Recipe
 
 __all__ = ["calibrate", "recipes"]
 
@@ -65,7 +65,7 @@ def calibrate(
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import CACHE, TABLE
     from resnet_edge.calibrate.stage import calibrate as run_calibrate
-    from resnet_edge.recipes import load_recipe
+    from resnet_edge.catalog.recipes import load_recipe
 
     given = {"--data": data, "--random": random, "--from-cache": from_cache, "--from-qdq": from_qdq}
     _refuse_several([option for option, value in given.items() if value is not None])
@@ -173,7 +173,7 @@ def _render_trials(console: Console, table: RangesTable) -> None:
 def recipes(json: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False) -> None:
     """List the calibration recipes."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.recipes import list_recipes
+    from resnet_edge.catalog.recipes import list_recipes
 
     found = list_recipes()
     out.result(

@@ -33,10 +33,10 @@ def doctor(
 ) -> None:
     """Say what this machine can do, what is missing, and the command that fixes it."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.catalog.targets import list_targets
     from resnet_edge.doctor.backends import BACKENDS
     from resnet_edge.doctor.examined import look
     from resnet_edge.doctor.report import examine
-    from resnet_edge.targets import list_targets
 
     wanted = require or []
     if unknown := [name for name in wanted if name not in BACKENDS]:

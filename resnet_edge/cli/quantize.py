@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from resnet_edge.catalog.recipes import DEFAULT_RECIPE
 from resnet_edge.cli import options
 from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 from resnet_edge.cli.verify import GATE_NOT_MET
 from resnet_edge.errors import ConfigError
-from resnet_edge.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,12 +61,12 @@ def quantize(
     """Write an explicit Q/DQ graph; with --max-drop, meet an accuracy budget and prove it."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.recipes import load_recipe
     from resnet_edge.images.labels import resolve_labels
     from resnet_edge.images.opening import open_calibration, open_images
     from resnet_edge.quantize.budget import meet_budget
     from resnet_edge.quantize.search import Budget
     from resnet_edge.quantize.stage import GRAPHS, load_table, store_plan
-    from resnet_edge.recipes import load_recipe
 
     if graph not in GRAPHS:
         raise ConfigError(f"unknown graph {graph!r}", hint=f"use one of {', '.join(GRAPHS)}")

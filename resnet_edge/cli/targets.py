@@ -14,7 +14,7 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.targets import Target
+    from resnet_edge.catalog.targets import Target
 
 __all__ = ["app"]
 
@@ -39,7 +39,7 @@ def targets(
 def ls(json: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False) -> None:
     """List the devices, as targets alone does."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.targets import list_targets
+    from resnet_edge.catalog.targets import list_targets
 
     found = list_targets()
     out.result(
@@ -57,7 +57,7 @@ def show(
 ) -> None:
     """Show everything about one device; auto is this machine."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.targets import resolve_target
+    from resnet_edge.catalog.automatic import resolve_target
 
     target = resolve_target(name)
     data = {**asdict(target), "workspace_bytes": target.workspace_bytes}
@@ -74,8 +74,8 @@ def copy(
 ) -> None:
     """Copy a device to engines/targets of the working directory, to adapt it."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.catalog import copy_entry
-    from resnet_edge.targets import FOLDER, load_target
+    from resnet_edge.catalog.entries import copy_entry
+    from resnet_edge.catalog.targets import FOLDER, load_target
 
     load_target(name)  # a broken file is not worth copying
     made = copy_entry(FOLDER, name, to)

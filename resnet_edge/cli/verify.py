@@ -65,9 +65,9 @@ def verify(
 
 def _default_images(bundle: Bundle) -> ImageSource | None:
     """Return the export's images, the shipped ones if they fit, or None for the golden ones."""
+    from resnet_edge.catalog.resources import IMAGES, find
     from resnet_edge.export import MODEL
     from resnet_edge.images.opening import open_images
-    from resnet_edge.resources import IMAGES, find
 
     recorded = bundle.entry(MODEL)["details"].get("data")
     folder, info = find(f"{IMAGES}/test"), bundle.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from resnet_edge.device.automatic import automatic_target
+from resnet_edge.catalog.automatic import automatic_target
 from resnet_edge.device.versions import parts, within
 from resnet_edge.doctor.board import check_driver
 from resnet_edge.doctor.checks import Check, fail, not_applicable, ok, warn
@@ -15,9 +15,9 @@ from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.device.installs import Bindings
     from resnet_edge.doctor.examined import Examined
-    from resnet_edge.targets import Target
 
 __all__ = ["BACKENDS", "check_backends", "check_device_memory"]
 

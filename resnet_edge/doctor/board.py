@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.device.automatic import automatic_target
+from resnet_edge.catalog.automatic import automatic_target
 from resnet_edge.device.driver import INSUFFICIENT_DRIVER
 from resnet_edge.device.jetson import best_mode, rank
 from resnet_edge.device.versions import parts
@@ -14,8 +14,8 @@ from resnet_edge.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.device.machine import Machine
-    from resnet_edge.targets import Target
 
 __all__ = ["check_board", "check_driver"]
 

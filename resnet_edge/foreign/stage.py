@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
+from resnet_edge.catalog.resources import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
 from resnet_edge.files import sha256_json
 from resnet_edge.foreign.model import file_hashes, image_input, read_foreign
@@ -26,7 +27,6 @@ from resnet_edge.parity import (
 )
 from resnet_edge.progress import SILENT
 from resnet_edge.reference import GOLDEN, MODEL, Golden
-from resnet_edge.resources import IMAGES, find
 from resnet_edge.simplify import OPSET
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from resnet_edge.trtexec.versions import known_flags
 if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.bundle import Bundle
-    from resnet_edge.targets import Target
+    from resnet_edge.catalog.targets import Target
 
 __all__ = ["Equivalent", "equivalent_command"]
 

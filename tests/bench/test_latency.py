@@ -14,6 +14,7 @@ from rich.console import Console
 from resnet_edge.bench.latency import BenchConfig, BenchResult, Contender, bench
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.cli.bench import _render
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import BackendUnavailableError, ConfigError
@@ -21,7 +22,6 @@ from resnet_edge.export import ExportConfig, export
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST
 from resnet_edge.pipeline import contenders
-from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require

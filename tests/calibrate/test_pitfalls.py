@@ -26,13 +26,13 @@ from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
 from resnet_edge.calibrate.stage import calibrate
+from resnet_edge.catalog.recipes import Recipe, list_recipes
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
 from resnet_edge.images.arrays import ArrayInputs
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.quantize.placement import place
-from resnet_edge.recipes import Recipe, list_recipes
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate import collect as module
 from resnet_edge.calibrate.collect import Collected, Partial, collect
 from resnet_edge.calibrate.stage import CACHE, PARTIAL, TABLE, calibrate
+from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
 from resnet_edge.images.folder import FolderImages
@@ -23,7 +24,6 @@ from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
-from resnet_edge.recipes import Recipe
 from tests.conftest import require
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.ranges import METHODS
 from resnet_edge.calibrate.stage import CACHE, TABLE, calibrate
 from resnet_edge.calibrate.table import RangesTable, read_cache
+from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.export import MODEL
 from resnet_edge.graph import load_graph
@@ -24,7 +25,6 @@ from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_calibration, open_images
 from resnet_edge.quantize.placement import place
-from resnet_edge.recipes import Recipe
 from resnet_edge.reference import run_all
 from tests.conftest import require
 

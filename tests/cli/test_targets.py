@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.cli.app import run
-from resnet_edge.targets import list_targets, load_target
 
 if TYPE_CHECKING:
     from pathlib import Path

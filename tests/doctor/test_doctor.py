@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from resnet_edge.catalog.targets import list_targets
 from resnet_edge.device.driver import Driver, Gpu, Runtime
 from resnet_edge.device.installs import Bindings
 from resnet_edge.device.jetson import PowerMode
@@ -15,7 +16,6 @@ from resnet_edge.device.memory import Memory
 from resnet_edge.device.packages import Package
 from resnet_edge.doctor.report import Report, examine
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.targets import list_targets
 from tests.doctor.machines import BARE, DIST, H100, ORIN, RTX, XAVIER
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from resnet_edge.bench.latency import BenchConfig, bench
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
+from resnet_edge.catalog.recipes import Recipe
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import ConfigError
 from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig
@@ -22,9 +24,7 @@ from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.pipeline import contenders
 from resnet_edge.quantize.stage import GRAPHS, quantize
-from resnet_edge.recipes import Recipe
 from resnet_edge.reference import Golden
-from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from resnet_edge.verify.stand_in import stand_in

@@ -6,12 +6,13 @@ import subprocess
 
 import pytest
 
+from resnet_edge.catalog.automatic import resolve_target
+from resnet_edge.catalog.targets import list_targets
 from resnet_edge.device.driver import query_driver
 from resnet_edge.device.machine import describe
 from resnet_edge.device.versions import parts
 from resnet_edge.doctor.examined import look
 from resnet_edge.doctor.report import examine
-from resnet_edge.targets import list_targets, resolve_target
 from tests.conftest import require
 
 pytestmark = pytest.mark.gpu

@@ -13,6 +13,8 @@ from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.auto import split
 from resnet_edge.calibrate.stage import BASE, TABLE, calibrate
 from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.catalog.recipes import load_recipe
+from resnet_edge.catalog.resources import CHECKPOINT, find
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.export import export
 from resnet_edge.images.idx import IdxImages
@@ -21,8 +23,6 @@ from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_chec
 from resnet_edge.quantize.budget import _labelled, meet_budget
 from resnet_edge.quantize.search import Budget
 from resnet_edge.quantize.stage import PLAN, base_model, plan_chosen_on, quantize, stored_plan
-from resnet_edge.recipes import load_recipe
-from resnet_edge.resources import CHECKPOINT, find
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import Candidate
 from tests.conftest import require

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.config import BuildConfig
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BuildError, ConfigError, GraphError
-from resnet_edge.targets import load_target
 from resnet_edge.tensors import TensorSpec
 from resnet_edge.trtexec.command import (
     Build,

@@ -9,6 +9,7 @@ import pytest
 
 from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle import Bundle, Record
+from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BundleError, DataError, EngineMismatchError
 from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
@@ -16,7 +17,6 @@ from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import PLAN, store_plan
 from resnet_edge.reference import EVALUATION, Evaluated
 from resnet_edge.sidecar import sidecar_path
-from resnet_edge.targets import load_target
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 
@@ -107,7 +107,7 @@ def test_images_used_for_calibration_are_refused(bundle: Bundle, shipped_images:
 
 def test_images_the_bake_off_chose_on_are_refused_too(bundle: Bundle, shipped_images: Path) -> None:
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.recipes import load_recipe
+    from resnet_edge.catalog.recipes import load_recipe
 
     source = open_images(shipped_images / "calibration")
     assert isinstance(source, IdxImages)
@@ -187,8 +187,8 @@ def test_an_engine_of_an_earlier_calibration_is_not_taken_for_the_present_one(
     bundle: Bundle, shipped_images: Path
 ) -> None:
     from resnet_edge.calibrate.stage import calibrate
+    from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.quantize.stage import quantize
-    from resnet_edge.recipes import Recipe
 
     result = build(bundle, load_target("cpu"), BuildConfig("int8"))
     source = open_images(shipped_images / "calibration")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.catalog.targets import Target
     from resnet_edge.progress import Progress
-    from resnet_edge.targets import Target
 
 __all__ = ["TensorRTBackend"]
 

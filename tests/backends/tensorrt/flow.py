@@ -14,11 +14,11 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle import Bundle
 from resnet_edge.calibrate.implicit import fill_ranges
+from resnet_edge.catalog.targets import Target
 from resnet_edge.graph import load_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import load_table, stored_plan
 from resnet_edge.reference import Golden
-from resnet_edge.targets import Target
 from tests.emulation.fake_tensorrt.precision import scales_in
 from tests.emulation.rounded import rounded_outputs
 

@@ -95,9 +95,9 @@ def without_gpu() -> list[str]:
 
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.registry import get_backend
+    from resnet_edge.catalog.targets import load_target
     from resnet_edge.errors import BackendUnavailableError
     from resnet_edge.progress import SILENT
-    from resnet_edge.targets import load_target
 
     backend = get_backend("tensorrt")
     said = [backend.probe().detail]

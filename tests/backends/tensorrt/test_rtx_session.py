@@ -234,7 +234,7 @@ def test_another_gpu_is_an_obstacle(tiny: str) -> None:
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build
     from resnet_edge.bundle import Bundle
-    from resnet_edge.targets import load_target
+    from resnet_edge.catalog.targets import load_target
 
     def work(path: str) -> list[Any]:
         from pathlib import Path

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
+from resnet_edge.catalog.resources import search_path
 from resnet_edge.errors import ConfigError
 from resnet_edge.files import write_bytes
-from resnet_edge.resources import search_path
 from resnet_edge.schema import decode
 
 __all__ = ["copy_entry", "list_entries", "load_entry", "read_toml"]

@@ -7,17 +7,21 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from resnet_edge.catalog.targets import Target, list_targets, load_target
+from resnet_edge.device.driver import query_driver
+from resnet_edge.device.jetson import detect_jetson
+from resnet_edge.device.memory import read_memory
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from resnet_edge.catalog.targets import Software
     from resnet_edge.device.driver import Driver, Gpu
     from resnet_edge.device.jetson import Jetson
-    from resnet_edge.targets import Software, Target
 
-__all__ = ["automatic_target", "on_this_board"]
+__all__ = ["automatic_target", "on_this_board", "resolve_target"]
 
 log = logging.getLogger(__name__)
 
@@ -146,3 +150,16 @@ def _module_memory(memory: int) -> int:
     while size * _GIB < memory:
         size *= 2
     return size if memory else 0
+
+
+def resolve_target(name: str) -> Target:
+    """Load a target; ``auto`` is this Jetson, else this machine's GPU, else the CPU.
+
+    On a Jetson of its own kind, a named target is narrowed to the software of that board's JetPack.
+
+    Raises:
+        ConfigError: It does not exist, breaks the schema, or the device found has no target.
+    """
+    if name != "auto":
+        return on_this_board(load_target(name), detect_jetson())
+    return automatic_target(detect_jetson(), query_driver(), read_memory().total, list_targets())

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from resnet_edge.calibrate.ranges import METHODS
-from resnet_edge.catalog import list_entries, load_entry, read_toml
+from resnet_edge.catalog.automatic import resolve_target
+from resnet_edge.catalog.entries import list_entries, load_entry, read_toml
+from resnet_edge.catalog.recipes import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
+from resnet_edge.catalog.resources import find, search_path
+from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.device.jetpack import RELEASES
 from resnet_edge.device.versions import within
 from resnet_edge.errors import ConfigError
-from resnet_edge.recipes import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
-from resnet_edge.resources import find, search_path
-from resnet_edge.targets import list_targets, load_target, resolve_target
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:

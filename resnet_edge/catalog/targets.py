@@ -6,21 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from resnet_edge.catalog import list_entries, load_entry
+from resnet_edge.catalog.entries import list_entries, load_entry
 from resnet_edge.device.jetson import PowerMode
 from resnet_edge.device.versions import parts, within
 from resnet_edge.errors import ConfigError
 
-__all__ = [
-    "FOLDER",
-    "PowerMode",
-    "Software",
-    "SuperModes",
-    "Target",
-    "list_targets",
-    "load_target",
-    "resolve_target",
-]
+__all__ = ["FOLDER", "PowerMode", "Software", "SuperModes", "Target", "list_targets", "load_target"]
 
 FOLDER = "engines/targets"
 _GIB = 1 << 30
@@ -173,21 +164,3 @@ def load_target(name: str) -> Target:
 def list_targets() -> tuple[Target, ...]:
     """Load every target that can be found."""
     return list_entries(Target, FOLDER)
-
-
-def resolve_target(name: str) -> Target:
-    """Load a target; ``auto`` is this Jetson, else this machine's GPU, else the CPU.
-
-    On a Jetson of its own kind, a named target is narrowed to the software of that board's JetPack.
-
-    Raises:
-        ConfigError: It does not exist, breaks the schema, or the device found has no target.
-    """
-    from resnet_edge.device.automatic import automatic_target, on_this_board
-    from resnet_edge.device.driver import query_driver
-    from resnet_edge.device.jetson import detect_jetson
-    from resnet_edge.device.memory import read_memory
-
-    if name != "auto":
-        return on_this_board(load_target(name), detect_jetson())
-    return automatic_target(detect_jetson(), query_driver(), read_memory().total, list_targets())

@@ -11,7 +11,7 @@ __all__ = ["CHECKPOINT", "IMAGES", "find", "search_path"]
 CHECKPOINT = "resnet_edge/assets/resnet20-fashion-mnist.safetensors"
 IMAGES = "calibration/images/fashion-mnist"
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 
 
 def search_path(name: str) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resnet_edge.catalog import list_entries, load_entry
+from resnet_edge.catalog.entries import list_entries, load_entry
 from resnet_edge.errors import ConfigError
 
 __all__ = ["DEFAULT_RECIPE", "Recipe", "list_recipes", "load_recipe"]

@@ -1,0 +1,1 @@
+"""Declarative data by name: targets, recipes, and where shipped files lie."""
