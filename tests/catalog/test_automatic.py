@@ -10,7 +10,6 @@ import pytest
 from resnet_edge.catalog import automatic
 from resnet_edge.catalog.automatic import automatic_target, resolve_target
 from resnet_edge.catalog.targets import Target, list_targets, load_target
-from resnet_edge.device import jetson
 from resnet_edge.device.driver import Driver, Gpu
 from resnet_edge.device.jetson import detect_jetson
 from resnet_edge.device.memory import read_memory
@@ -64,7 +63,7 @@ def test_a_named_target_takes_only_the_software_of_the_board_it_is_built_on(
 ) -> None:
     write_tree(TREES[tree], tmp_path)
     board = detect_jetson(tmp_path)
-    monkeypatch.setattr(jetson, "detect_jetson", lambda: board)
+    monkeypatch.setattr(automatic, "detect_jetson", lambda: board)
     target = resolve_target("jetson-agx-orin-64gb")
     request = Request("fp16", version=tensorrt)
     check_request(load_target("jetson-agx-orin-64gb"), request)
