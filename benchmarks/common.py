@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.device.machine import describe_machine
 
 PACKAGES = ("resnet-edge", "numpy", "onnx", "onnxruntime", "torch")

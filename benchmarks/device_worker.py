@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from latency_worker import measure, warm_up
 
-from resnet_edge.bundle import Bundle
-from resnet_edge.reference import Golden
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
 
 BATCHES = (1, 8, 32)
 SECONDS, CALLS, WARM_UP = 3.0, 200, 1.0
@@ -88,7 +88,7 @@ def calibrate_on_gpu(folder: str, images: str) -> dict[str, Any]:
     """
     from resnet_edge.calibrate.auto import tables_of
     from resnet_edge.calibrate.collect import collect
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
     from resnet_edge.images.opening import open_images
     from resnet_edge.quantize.placement import place
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from outlier import outlier_checkpoint
 from peers import Peers
 
+from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession, Optimise
 from resnet_edge.backends.pytorch import TorchSession
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find
@@ -25,7 +26,6 @@ from resnet_edge.export import export, reload_model
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import quantize
-from resnet_edge.reference import run_all
 from resnet_edge.statistics import Z_TWO_SIDED_95, Paired, drop_limit, mcnemar
 
 # what runs the tool's model: its graph exactly as written, ONNX Runtime optimised, or OpenVINO

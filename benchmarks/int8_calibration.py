@@ -14,7 +14,7 @@ from typing import Any
 from common import Report, parser, photos, random_bundle, start
 from peers import HERE, LIMIT_GB, Peers, note_busy, run_child, take_turns
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 
 OURS = {
     "forward pass only": "forward",

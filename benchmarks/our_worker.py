@@ -20,12 +20,12 @@ import onnxruntime  # noqa: F401  (timed as an import, as for the peers)
 from peer_worker import peak_mb, since_start
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import SAFE, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import CHOOSE
-from resnet_edge.calibrate.table import RangesTable
-from resnet_edge.graph import load_graph, save_graph
+from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.quantize.placement import place

@@ -25,7 +25,7 @@ def build_ours(bundle: str, work: str, target: str, precision: str) -> Result:
     import tensorrt_rtx  # noqa: F401
 
     from resnet_edge.build import BuildConfig, build
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import load_target
 
     opened = Bundle.open(Path(shutil.copytree(bundle, work, dirs_exist_ok=True)))
@@ -69,7 +69,7 @@ def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) 
     import torch  # noqa: F401
 
     from resnet_edge.build import BuildConfig, build
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import load_recipe
     from resnet_edge.catalog.targets import load_target

@@ -7,7 +7,9 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.names import GOLDEN, MODEL
+from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.catalog.resources import IMAGES, find
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
 from resnet_edge.images.opening import open_images
@@ -25,7 +27,6 @@ from resnet_edge.parity import (
     write_metadata,
 )
 from resnet_edge.progress import SILENT
-from resnet_edge.reference import GOLDEN, MODEL, Evaluated, Golden
 from resnet_edge.simplify import OPSET, simplify
 from resnet_edge.torch_onnx import torch_to_onnx
 

@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.bundle import MANIFEST, Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import MANIFEST
+from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
 from resnet_edge.errors import ResnetEdgeError
-from resnet_edge.sidecar import read_sidecar, sidecar_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +82,8 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    from resnet_edge.graph import load_graph, opset_of
+    from resnet_edge.graph.onnx_model import load_graph
+    from resnet_edge.graph.relabel import opset_of
 
     model = load_graph(path)
     quantized = sum(n.op_type == "QuantizeLinear" for n in model.graph.node)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.bundle import Record
+from resnet_edge.bundle.bundle import Record
 from resnet_edge.errors import ConfigError, GraphError
-from resnet_edge.graph import load_graph, opset_of, save_graph, set_opset
+from resnet_edge.graph.onnx_model import load_graph, save_graph
+from resnet_edge.graph.relabel import opset_of, set_opset
 
 if TYPE_CHECKING:
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 __all__ = ["relabelled_name", "within_opset"]
 

@@ -7,13 +7,15 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.bundle import Bundle, ModelInfo, Record
+from resnet_edge.backends.evaluate import run_all
+from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.reference import GOLDEN_COUNT, Evaluated, Golden
 from resnet_edge.errors import DataError
 from resnet_edge.files import sha256_json
-from resnet_edge.graph import save_graph
+from resnet_edge.graph.onnx_model import save_graph
 from resnet_edge.images.labels import resolve_labels
 from resnet_edge.progress import SILENT
-from resnet_edge.reference import GOLDEN_COUNT, MODEL, Evaluated, Golden, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

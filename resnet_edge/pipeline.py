@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bench.latency import BenchConfig, Contender, bench
 from resnet_edge.build import BuildConfig, build
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import DEFAULT_RECIPE, load_recipe
 from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.export import MODEL, export
+from resnet_edge.export import export
 from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
-from resnet_edge.sidecar import read_sidecar
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 
 if TYPE_CHECKING:
     from resnet_edge.bench.latency import BenchResult
     from resnet_edge.build import BuildResult
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.progress import Progress
     from resnet_edge.verify.accuracy import AccuracyResult
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ExportError
-from resnet_edge.graph import GraphIndex, attribute, prune, set_opset
+from resnet_edge.graph.nodes import GraphIndex, attribute, prune
+from resnet_edge.graph.relabel import set_opset
 from resnet_edge.normalize.layers import give_own_weights
 
 if TYPE_CHECKING:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["TensorSpec"]
+__all__ = ["QMAX", "TensorSpec"]
+
+QMAX = 127
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
@@ -147,7 +147,7 @@ def flow_bundle(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) 
 
     A machine without PyTorch takes the one that the variable RESNET_EDGE_BUNDLE names.
     """
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.catalog.resources import CHECKPOINT, find
@@ -206,7 +206,7 @@ def calibrated(
     shipped_images: Path,
 ) -> Callable[[str], Bundle]:
     """The bundles of ``exported`` with ranges from 64 of the shipped images; only to be read."""
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.images.opening import open_images

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from resnet_edge.build import BuildConfig, build
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
 from resnet_edge.catalog.targets import Target, load_target
 from resnet_edge.errors import BuildError, CalibrationError, ConfigError, EngineMismatchError
 from resnet_edge.files import sha256_file
-from resnet_edge.sidecar import read_sidecar, sidecar_path
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_a_second_build_is_skipped_and_a_changed_one_is_not(bundle: Bundle) -> N
 
 def test_the_cpu_engine_is_the_twin_and_runs(bundle: Bundle) -> None:
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-    from resnet_edge.reference import Golden
+    from resnet_edge.bundle.reference import Golden
 
     result = build(bundle, load_target("cpu"), BuildConfig("int8"))
     assert result.sidecar.onnx == "model.int8-cpu.onnx"
@@ -106,7 +106,7 @@ def test_the_cpu_engine_is_the_twin_and_runs(bundle: Bundle) -> None:
 
 
 def test_int8_without_calibration_says_how_to_calibrate(bundle: Bundle) -> None:
-    from resnet_edge.calibrate.stage import TABLE
+    from resnet_edge.bundle.names import TABLE
 
     bundle.file(TABLE).unlink()
     with pytest.raises(CalibrationError) as caught:
@@ -160,7 +160,7 @@ def test_a_sidecar_with_other_keys_is_refused(bundle: Bundle) -> None:
 
 def test_a_batch_of_one_leaves_the_classifier_in_float(bundle: Bundle) -> None:
     require("tensorrt_rtx")
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
 
     def classifier_input(profile: tuple[int, int, int]) -> str:
         result = build(bundle, RTX, BuildConfig("int8", profile=profile))

@@ -11,18 +11,20 @@ import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import BuildConfig, build
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
+from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BundleError, CheckpointError, ConfigError, DataError, ExportError
-from resnet_edge.export import MODEL, ExportConfig, export, reload_model
-from resnet_edge.graph import load_graph, opset_of
+from resnet_edge.export import ExportConfig, export, reload_model
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.quantize.budget import meet_budget
 from resnet_edge.quantize.search import Budget
-from resnet_edge.reference import EVALUATION, GOLDEN, Evaluated, Golden
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require, stir_batch_norms

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from resnet_edge.build import BuildConfig, build
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.resources import CHECKPOINT, find

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.errors import ConfigError
-from resnet_edge.graph import load_graph, opset_of, save_graph
+from resnet_edge.graph.onnx_model import load_graph, save_graph
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.opset import relabelled_name, within_opset
 from resnet_edge.quantize.stage import quantize
 from tests.conftest import onnx_model
@@ -20,7 +21,7 @@ from tests.conftest import onnx_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.bundle.names import Graph
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_every_block_computes_the_same_in_opset_13(
     copy: Callable[[str], Bundle], name: str, graph: Graph
 ) -> None:
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-    from resnet_edge.reference import Golden
+    from resnet_edge.bundle.reference import Golden
 
     bundle = copy(name)
     source = quantize(bundle, graph).name

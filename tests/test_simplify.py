@@ -9,7 +9,7 @@ import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ExportError, GraphError
-from resnet_edge.graph import opset_of
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.simplify import IR_VERSION, OPSET, simplify
 from tests.conftest import onnx_model, require
 

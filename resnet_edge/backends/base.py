@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
+    from resnet_edge.bundle.names import Graph
+    from resnet_edge.bundle.sidecar import Sidecar
     from resnet_edge.catalog.targets import Target
     from resnet_edge.progress import Progress
-    from resnet_edge.quantize.stage import Graph
-    from resnet_edge.sidecar import Sidecar
     from resnet_edge.tensors import TensorSpec
 
 __all__ = ["Availability", "Backend", "SelfTimed", "Session", "Timings"]

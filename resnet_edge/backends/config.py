@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.bundle.names import Graph
 
 __all__ = ["BuildConfig", "Calibration", "Calibrator", "EngineArtifact", "Precision"]
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.bundle.names import Graph
+    from resnet_edge.bundle.sidecar import Sidecar
     from resnet_edge.catalog.targets import Target
     from resnet_edge.progress import Progress
-    from resnet_edge.quantize.stage import Graph
-    from resnet_edge.sidecar import Sidecar
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "Optimise"]
 
@@ -116,7 +116,7 @@ class OnnxRuntimeSession(Session):
         optimise: What ONNX Runtime may change. ``all``: its default, Q/DQ pairs become integer
             kernels. ``float``: Q/DQ pairs stay as written, what lies between them is fused, to
             the same sums in another order. ``none``: nothing. In all three FP16 is computed in FP32
-            and not rounded between operations (`resnet_edge.verify.stand_in` does that).
+            and not rounded between operations (`resnet_edge.graph.stand_in` does that).
         gpu: Use the CUDA provider where this ONNX Runtime has one; FP32 stays FP32 (no TF32).
         spin: Let idle threads of ONNX Runtime wait busily, which is its default and lowers the
             latency. Off where other threads work at the same time and need the cores.

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from resnet_edge.backends.base import Availability, Backend
 from resnet_edge.backends.config import EngineArtifact
 from resnet_edge.backends.fastest import fastest, random_feed
+from resnet_edge.backends.tensorrt.calibration_cache import cache_for
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
-from resnet_edge.calibrate.table import cache_for
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import (
     BackendUnavailableError,
     BuildError,
     EngineMismatchError,
 )
-from resnet_edge.graph import load_graph, tensor_specs
+from resnet_edge.graph.onnx_model import load_graph, tensor_specs
 from resnet_edge.trtexec.binary import find_trtexec
 from resnet_edge.trtexec.command import (
     build_arguments,
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.base import Session
     from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.bundle.names import Graph
+    from resnet_edge.bundle.sidecar import Sidecar
     from resnet_edge.catalog.targets import Target
     from resnet_edge.device.driver import Gpu
     from resnet_edge.progress import Progress
-    from resnet_edge.quantize.stage import Graph
-    from resnet_edge.sidecar import Sidecar
     from resnet_edge.tensors import TensorSpec
     from resnet_edge.trtexec.binary import Trtexec
     from resnet_edge.trtexec.command import Build

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bench.clocks import watch_clocks
 from resnet_edge.bench.process import Worker
+from resnet_edge.bundle.names import MODEL
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import ConfigError
-from resnet_edge.graph import fixed_batch, load_graph
+from resnet_edge.graph.onnx_model import fixed_batch, load_graph
 from resnet_edge.progress import SILENT
-from resnet_edge.reference import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.progress import Progress
 
 __all__ = ["BenchConfig", "BenchResult", "Contender", "bench"]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.base import SelfTimed, Timings
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.bundle import Bundle
-from resnet_edge.reference import Golden
-from resnet_edge.sidecar import read_sidecar, sidecar_path
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
+from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from resnet_edge.bundle import Record
+from resnet_edge.backends.tensorrt.calibration_cache import read_cache, write_cache
+from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.names import CACHE, MODEL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
-from resnet_edge.calibrate.stage import CACHE, TABLE, CalibrationResult
-from resnet_edge.calibrate.table import RangesTable, TensorRange, read_cache, write_cache
+from resnet_edge.calibrate.stage import CalibrationResult
 from resnet_edge.errors import CalibrationError
 from resnet_edge.files import sha256_file
-from resnet_edge.graph import GraphIndex, load_graph
-from resnet_edge.quantize.placement import WEIGHTED, commutes, origin_of, place, reader_behind
+from resnet_edge.graph.nodes import GraphIndex
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.operators import WEIGHTED, commutes
+from resnet_edge.quantize.placement import origin_of, place, reader_behind
 from resnet_edge.quantize.stage import store_plan
-from resnet_edge.reference import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, NodeProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 __all__ = ["adopt"]
 

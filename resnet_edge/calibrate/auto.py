@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
-from resnet_edge.calibrate.table import RangesTable, TensorRange
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.bias import correct_biases

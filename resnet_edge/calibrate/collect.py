@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.files import sha256_json, write_bytes
-from resnet_edge.graph import expose
+from resnet_edge.graph.onnx_model import expose
 from resnet_edge.images.batches import Feeds
 from resnet_edge.images.source import NetworkInputs
 from resnet_edge.progress import SILENT

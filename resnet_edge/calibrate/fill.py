@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.graph import GraphIndex
-from resnet_edge.quantize.placement import commutes
+from resnet_edge.graph.nodes import GraphIndex
+from resnet_edge.graph.operators import commutes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

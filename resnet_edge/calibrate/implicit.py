@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.config import Calibration
+from resnet_edge.backends.tensorrt.calibration_cache import encode_cache
 from resnet_edge.calibrate.fill import fill_ranges
-from resnet_edge.calibrate.table import encode_cache
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import sha256_json
 from resnet_edge.images.batches import Feeds
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.source import ImageSource, NetworkInputs
 
 __all__ = ["calibration_sha256", "implicit_calibration"]

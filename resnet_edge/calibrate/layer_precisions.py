@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.quantize.placement import WEIGHTED
+from resnet_edge.graph.operators import WEIGHTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

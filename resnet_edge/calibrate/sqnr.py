@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from resnet_edge.bundle.ranges_table import TensorRange
     from resnet_edge.calibrate.histogram import Histogram
-    from resnet_edge.calibrate.table import TensorRange
 
 __all__ = ["quantization_noise", "sqnr_db", "with_sqnr"]
 

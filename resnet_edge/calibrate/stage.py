@@ -6,16 +6,17 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from resnet_edge.bundle import Record
+from resnet_edge.backends.tensorrt.calibration_cache import write_cache
+from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.names import BASE, CACHE, MODEL, PARTIAL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.sqnr import with_sqnr
-from resnet_edge.calibrate.table import RangesTable, write_cache
 from resnet_edge.errors import DataError
-from resnet_edge.export import MODEL
 from resnet_edge.files import sha256_json
-from resnet_edge.graph import load_graph, save_graph
+from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.images.arrays import RandomInputs
 from resnet_edge.images.labels import resolve_labels
 from resnet_edge.progress import SILENT
@@ -26,18 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.images.source import ImageSource, NetworkInputs
     from resnet_edge.progress import Progress
 
-__all__ = ["BASE", "CACHE", "PARTIAL", "TABLE", "CalibrationResult", "calibrate"]
+__all__ = ["CalibrationResult", "calibrate"]
 
 log = logging.getLogger(__name__)
 
-TABLE, CACHE = "calibration.json", "calibration.cache"
-BASE = "model.base.onnx"  # the float model as the bake-off changed it
-PARTIAL = "calibration.partial.npz"  # of a pass that was interrupted
 CHOOSE = 64  # images the bake-off chooses on
 _ENOUGH_TO_SPLIT = 8
 _ENOUGH_IMAGES = 300  # NVIDIA advises at least 500 for CNNs, others warn below 300

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.config import BuildConfig, Calibrator
     from resnet_edge.build import BuildResult
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import Target
 
 __all__ = ["build"]
@@ -129,12 +129,12 @@ def build(
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build as run_build
     from resnet_edge.build import check_build
+    from resnet_edge.bundle.sidecar import copy_engine
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.automatic import resolve_target
     from resnet_edge.catalog.recipes import load_recipe
     from resnet_edge.images.opening import open_calibration
-    from resnet_edge.sidecar import copy_engine
 
     sources = [f for f, v in (("--data", data), ("--from-cache", from_cache)) if v is not None]
     if sources and not int8:
@@ -220,8 +220,8 @@ def _print_command(
 
 
 def _batches(bundle: Bundle, profile: str | None) -> tuple[int, int, int]:
-    from resnet_edge.graph import fixed_batch, load_graph
-    from resnet_edge.reference import MODEL
+    from resnet_edge.bundle.names import MODEL
+    from resnet_edge.graph.onnx_model import fixed_batch, load_graph
 
     if profile is None:
         profile = str(fixed_batch(load_graph(bundle.artifact(MODEL))) or "1,8,32")

@@ -16,9 +16,9 @@ from resnet_edge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
+    from resnet_edge.bundle.ranges_table import RangesTable
     from resnet_edge.calibrate.stage import CalibrationResult
-    from resnet_edge.calibrate.table import RangesTable
     from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.images.source import ImageSource, NetworkInputs
 
@@ -62,8 +62,8 @@ def calibrate(
 ) -> None:
     """Find INT8 activation ranges on real images; writes a table and a TensorRT cache."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.bundle.names import CACHE, TABLE
     from resnet_edge.calibrate.adopt import adopt
-    from resnet_edge.calibrate.stage import CACHE, TABLE
     from resnet_edge.calibrate.stage import calibrate as run_calibrate
     from resnet_edge.catalog.recipes import load_recipe
 

@@ -41,7 +41,7 @@ def lint(
 ) -> None:
     """Say what TensorRT would refuse or run in float in a Q/DQ graph; exit code 3 on an error."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.graph import load_graph, save_graph
+    from resnet_edge.graph.onnx_model import load_graph, save_graph
     from resnet_edge.quantize.lint import lint as run_lint
     from resnet_edge.quantize.lint import select
     from resnet_edge.quantize.lint_fix import fix as run_fix

@@ -12,7 +12,7 @@ import typer
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.cli.output import Output
     from resnet_edge.images.spec import ImageSpec
 
@@ -85,7 +85,7 @@ def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> 
     Raises:
         ResnetEdgeError: Neither works.
     """
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
     if path.suffix != ".onnx":
         if spec is not None and spec.given:

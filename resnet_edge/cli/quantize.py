@@ -17,7 +17,7 @@ from resnet_edge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.quantize.budget import BudgetResult
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
@@ -60,13 +60,14 @@ def quantize(
 ) -> None:
     """Write an explicit Q/DQ graph; with --max-drop, meet an accuracy budget and prove it."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.bundle.names import GRAPHS
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import load_recipe
     from resnet_edge.images.labels import resolve_labels
     from resnet_edge.images.opening import open_calibration, open_images
     from resnet_edge.quantize.budget import meet_budget
     from resnet_edge.quantize.search import Budget
-    from resnet_edge.quantize.stage import GRAPHS, load_table, store_plan
+    from resnet_edge.quantize.stage import load_table, store_plan
 
     if graph not in GRAPHS:
         raise ConfigError(f"unknown graph {graph!r}", hint=f"use one of {', '.join(GRAPHS)}")
@@ -126,8 +127,8 @@ def sensitivity(
 ) -> None:
     """Rank the layers by what INT8 does to each of them alone."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.bundle.names import SENSITIVITY
     from resnet_edge.images.opening import open_images
-    from resnet_edge.quantize.budget import SENSITIVITY
     from resnet_edge.quantize.budget import sensitivity as run_sensitivity
     from resnet_edge.report.plots import check_picture, plot_sensitivity
 
@@ -158,7 +159,7 @@ def _is_calibrated(bundle: Bundle) -> bool:
 
 
 def _first_and_last(bundle: Bundle) -> list[str]:
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
     from resnet_edge.quantize.sensitivity import layer_macs
 
     names = list(layer_macs(load_graph(bundle.artifact("model.onnx"))))
@@ -168,7 +169,7 @@ def _first_and_last(bundle: Bundle) -> list[str]:
 def _in_float(bundle: Bundle, given: str) -> list[str]:
     """Return the layers that trtexec's option, or a file with its value, leaves in float."""
     from resnet_edge.calibrate.layer_precisions import layers_in_float, parse_layer_precisions
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
 
     if ":" not in given:  # no entry is without one, so it names a file
         try:
@@ -195,8 +196,9 @@ def _layer_precisions(bundle: Bundle) -> str | None:
 
 
 def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
-    from resnet_edge.graph import load_graph, opset_of
-    from resnet_edge.quantize.stage import Graph
+    from resnet_edge.bundle.names import Graph
+    from resnet_edge.graph.onnx_model import load_graph
+    from resnet_edge.graph.relabel import opset_of
     from resnet_edge.quantize.stage import quantize as run_quantize
 
     result = run_quantize(bundle, cast("Graph", graph))

@@ -13,7 +13,7 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.source import ImageSource
     from resnet_edge.verify.accuracy import AccuracyResult
 
@@ -65,8 +65,8 @@ def verify(
 
 def _default_images(bundle: Bundle) -> ImageSource | None:
     """Return the export's images, the shipped ones if they fit, or None for the golden ones."""
+    from resnet_edge.bundle.names import MODEL
     from resnet_edge.catalog.resources import IMAGES, find
-    from resnet_edge.export import MODEL
     from resnet_edge.images.opening import open_images
 
     recorded = bundle.entry(MODEL)["details"].get("data")

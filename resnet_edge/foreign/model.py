@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.errors import GraphError
 from resnet_edge.files import sha256_file
-from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
+from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.relabel import opset_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.backends.base import Session
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ConfigError, GraphError
-from resnet_edge.graph import GraphIndex, attribute, expose, opset_of
+from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.onnx_model import expose
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:

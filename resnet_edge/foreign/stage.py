@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
+from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.names import GOLDEN, MANIFEST, MODEL
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.resources import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
 from resnet_edge.files import sha256_json
@@ -13,7 +15,7 @@ from resnet_edge.foreign.model import file_hashes, image_input, read_foreign
 from resnet_edge.foreign.original import Original, normalized
 from resnet_edge.foreign.session import class_output
 from resnet_edge.foreign.spec import choose_image_spec, recorded_image_spec, recorded_labels
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.opening import open_images
 from resnet_edge.parity import (
     Parity,
@@ -26,7 +28,6 @@ from resnet_edge.parity import (
     write_metadata,
 )
 from resnet_edge.progress import SILENT
-from resnet_edge.reference import GOLDEN, MODEL, Golden
 from resnet_edge.simplify import OPSET
 
 if TYPE_CHECKING:

@@ -111,8 +111,8 @@ def choose_by_labels(
     """
     import numpy as np
 
+    from resnet_edge.backends.evaluate import run_all
     from resnet_edge.backends.pytorch import TorchSession
-    from resnet_edge.reference import run_all
     from resnet_edge.statistics import count_pairs, mcnemar
 
     if checkpoint.stride_known:

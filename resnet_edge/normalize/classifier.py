@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ExportError, GraphError
-from resnet_edge.graph import opset_of, set_opset
+from resnet_edge.graph.relabel import opset_of, set_opset
 from resnet_edge.normalize.layers import (
     count_parameters,
     dense_to_gemm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute, prune
+from resnet_edge.graph.nodes import GraphIndex, attribute, prune
 from resnet_edge.normalize.shapes import store, tensor_shapes
 
 if TYPE_CHECKING:

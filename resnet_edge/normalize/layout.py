@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.graph import GraphIndex, attribute, insert_sorted
+from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted
 from resnet_edge.normalize.passes import bypass, rename
 from resnet_edge.normalize.shapes import store
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, attribute, opset_of, prune
+from resnet_edge.graph.nodes import GraphIndex, attribute, prune
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.normalize.shapes import state_output, store, tensor_shapes
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, attribute, infer_shapes, prune
+from resnet_edge.graph.nodes import GraphIndex, attribute, prune
+from resnet_edge.graph.onnx_model import infer_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

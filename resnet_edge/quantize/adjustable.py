@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.calibrate.table import RangesTable
+    from resnet_edge.bundle.ranges_table import RangesTable
 
 __all__ = ["AdjustableGraph"]
 

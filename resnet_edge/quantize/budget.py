@@ -7,8 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.bundle import Record
-from resnet_edge.calibrate.stage import TABLE
+from resnet_edge.backends.evaluate import run_all
+from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.names import SENSITIVITY, TABLE
+from resnet_edge.bundle.reference import require_classifier
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import write_json
 from resnet_edge.images.batches import ImageBatches
@@ -18,7 +20,6 @@ from resnet_edge.quantize.score import HeldOut, Inputs
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
 from resnet_edge.quantize.stage import base_model, load_table, store_plan
-from resnet_edge.reference import require_classifier, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.source import ImageSource
     from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
@@ -36,7 +37,6 @@ __all__ = ["BudgetResult", "meet_budget", "sensitivity"]
 
 log = logging.getLogger(__name__)
 
-SENSITIVITY = "reports/sensitivity.json"
 _PROXY_IMAGES, _RANK_IMAGES = 16, 32
 _CONFIRMED = 64  # layers measured one by one, the worst by the proxy
 _MIN_CHOOSE = 256

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute, infer_shapes
+from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.onnx_model import infer_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

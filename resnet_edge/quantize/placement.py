@@ -12,25 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, attribute
+from resnet_edge.graph.nodes import GraphIndex
+from resnet_edge.graph.operators import WEIGHTED, commutes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from onnx import GraphProto, NodeProto
 
-__all__ = [
-    "COMMUTING",
-    "WEIGHTED",
-    "Placement",
-    "commutes",
-    "origin_of",
-    "place",
-    "reader_behind",
-]
-
-WEIGHTED = ("Conv", "Gemm")
-COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Identity", "Squeeze")
+__all__ = ["Placement", "origin_of", "place", "reader_behind"]
 
 
 @dataclass(frozen=True)
@@ -139,13 +129,6 @@ def reader_behind(tensor: str, index: GraphIndex) -> NodeProto | None:
     while reader is not None and commutes(reader):
         reader = index.only_consumer(reader.output[0])
     return reader
-
-
-def commutes(node: NodeProto) -> bool:
-    """Whether Q(op(x)) == op(Q(x)) for this node."""
-    if node.op_type == "Pad":
-        return bool(attribute(node, "mode", b"constant") == b"constant")
-    return node.op_type in COMMUTING
 
 
 def _needs_range_in_twin(tensor: str, index: GraphIndex) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, insert_sorted
-from resnet_edge.quantize.placement import WEIGHTED
+from resnet_edge.graph.nodes import GraphIndex, insert_sorted
+from resnet_edge.graph.operators import WEIGHTED
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from resnet_edge.calibrate.table import RangesTable
+    from resnet_edge.bundle.ranges_table import RangesTable
     from resnet_edge.quantize.placement import Placement
 
 __all__ = ["PROBE_BATCH", "LayerError", "channel_maxima", "layer_errors"]
@@ -114,7 +114,7 @@ def _quantized_copy(
     import numpy as np
     from onnx import helper, numpy_helper
 
-    from resnet_edge.graph import GraphIndex
+    from resnet_edge.graph.nodes import GraphIndex
 
     index, prefix = GraphIndex(model.graph), f"{layer.name}/probe"
     weight = index.constant(layer.input[1])
@@ -164,7 +164,7 @@ def _run(
     import onnx
 
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-    from resnet_edge.graph import insert_sorted
+    from resnet_edge.graph.nodes import insert_sorted
 
     probed = onnx.ModelProto()
     probed.CopyFrom(model)

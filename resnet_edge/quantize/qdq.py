@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import GraphError
-from resnet_edge.quantize.placement import commutes
+from resnet_edge.graph.operators import commutes
 from resnet_edge.quantize.precision import HALF
 from resnet_edge.quantize.weights import QMAX, quantize_weight, round_weight, weight_scales
 from resnet_edge.quantize.writer import DQ, Pair, Writer, scale_name
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.calibrate.table import RangesTable, TensorRange
+    from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
     from resnet_edge.quantize.placement import Placement
 
 __all__ = ["Weights", "engine_graph", "engine_scales", "twin_graph"]

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, attribute, opset_of, set_opset
+from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.relabel import opset_of, set_opset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from resnet_edge.graph import attribute
-from resnet_edge.quantize.placement import COMMUTING
+from resnet_edge.graph.nodes import attribute
+from resnet_edge.graph.operators import COMMUTING
 from resnet_edge.quantize.qdq_types import DQ, WEIGHTED, Q, TypedView
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.calibrate.table import RangesTable
+    from resnet_edge.bundle.ranges_table import RangesTable
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.sensitivity import LayerSensitivity
     from resnet_edge.statistics import Outcome

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute, infer_shapes
+from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.onnx_model import infer_shapes
+from resnet_edge.graph.operators import WEIGHTED
 from resnet_edge.progress import SILENT
-from resnet_edge.quantize.placement import WEIGHTED, place
+from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.probe import layer_errors
 from resnet_edge.quantize.qdq import engine_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from resnet_edge.calibrate.table import RangesTable
+    from resnet_edge.bundle.ranges_table import RangesTable
     from resnet_edge.progress import Progress
     from resnet_edge.quantize.score import HeldOut, Inputs
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from resnet_edge.bundle import Record
-from resnet_edge.calibrate.stage import BASE, TABLE
-from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.names import BASE, MODEL, PLAN, TABLE, Graph
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
-from resnet_edge.export import MODEL
 from resnet_edge.files import read_json, write_json
-from resnet_edge.graph import load_graph, save_graph
+from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import engine_graph, twin_graph
@@ -24,13 +23,10 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.quantize.qdq import Weights
 
 __all__ = [
-    "GRAPHS",
-    "PLAN",
-    "Graph",
     "QuantizeResult",
     "base_model",
     "base_name",
@@ -40,11 +36,6 @@ __all__ = [
     "store_plan",
     "stored_plan",
 ]
-
-PLAN = "quantization.json"
-
-Graph = Literal["fp32", "fp16", "int8", "int8-fp16", "int8-cpu"]
-GRAPHS: tuple[Graph, ...] = get_args(Graph)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute, infer_shapes, insert_sorted, prune
+from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
+from resnet_edge.graph.onnx_model import infer_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex, attribute, insert_sorted, opset_of, prune, set_opset
+from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
+from resnet_edge.graph.relabel import opset_of, set_opset
 from resnet_edge.quantize.weights import quantize_weight, scales_for_bias, weight_scales
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from resnet_edge.backends.config import BuildConfig
+    from resnet_edge.bundle.names import Graph
     from resnet_edge.catalog.targets import Target
-    from resnet_edge.quantize.stage import Graph
     from resnet_edge.tensors import TensorSpec
 
 __all__ = [

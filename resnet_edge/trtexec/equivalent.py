@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from resnet_edge.backends.tensorrt.calibration_cache import cache_header
 from resnet_edge.backends.trtexec import TrtexecBackend
 from resnet_edge.build import engine_name
-from resnet_edge.calibrate.stage import CACHE
-from resnet_edge.calibrate.table import cache_header
+from resnet_edge.bundle.names import CACHE, MODEL
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.graph import load_graph, opset_of, tensor_specs
+from resnet_edge.graph.onnx_model import load_graph, tensor_specs
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.opset import relabelled_name
 from resnet_edge.quantize.stage import base_name, stored_plan
-from resnet_edge.reference import MODEL
 from resnet_edge.request import Request, check_request
 from resnet_edge.trtexec.binary import find_trtexec
 from resnet_edge.trtexec.command import (
@@ -27,7 +27,7 @@ from resnet_edge.trtexec.versions import known_flags
 
 if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import Target
 
 __all__ = ["Equivalent", "equivalent_command"]

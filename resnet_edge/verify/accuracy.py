@@ -6,13 +6,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.calibrate.stage import TABLE
-from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.backends.evaluate import run_all
+from resnet_edge.bundle.names import TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.reference import Golden, require_classifier
 from resnet_edge.errors import DataError
 from resnet_edge.images.labels import resolve_labels
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import plan_chosen_on
-from resnet_edge.reference import Golden, require_classifier, run_all
 from resnet_edge.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.source import ImageSource
     from resnet_edge.progress import Progress
     from resnet_edge.statistics import Outcome

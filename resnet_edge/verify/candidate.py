@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.backends.registry import get_backend
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
-from resnet_edge.export import MODEL
 from resnet_edge.files import sha256_file
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.stand_in import halves, stand_in
 from resnet_edge.quantize.precision import to_fp16
-from resnet_edge.sidecar import read_sidecar
-from resnet_edge.verify.stand_in import halves, stand_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from resnet_edge.backends.base import Session
-    from resnet_edge.bundle import Bundle
-    from resnet_edge.sidecar import Sidecar
+    from resnet_edge.bundle.bundle import Bundle
+    from resnet_edge.bundle.sidecar import Sidecar
 
 __all__ = ["Candidate", "Executed", "find_candidate"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.evaluate import run_all
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.export import MODEL, store_evaluation
-from resnet_edge.reference import Evaluated, run_all
+from resnet_edge.export import store_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.source import ImageSource
     from resnet_edge.progress import Progress
 

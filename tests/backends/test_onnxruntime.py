@@ -8,7 +8,7 @@ import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession
 from resnet_edge.errors import BackendUnavailableError, GraphError, ResnetEdgeError
-from resnet_edge.graph import save_graph
+from resnet_edge.graph.onnx_model import save_graph
 from resnet_edge.tensors import TensorSpec
 from tests.conftest import onnx_model, require
 

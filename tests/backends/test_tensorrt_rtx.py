@@ -12,12 +12,12 @@ import pytest
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.build import build, layers_path
+from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError, BuildError, ConfigError, EngineMismatchError
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.models.zoo import ARCHITECTURES
-from resnet_edge.sidecar import read_sidecar
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.config import Precision
     from resnet_edge.build import BuildResult
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 RTX = load_target("rtx-4090")
 PRECISIONS: list[tuple[Precision, str]] = [

@@ -17,7 +17,8 @@ from resnet_edge.backends import trtexec as backend_module
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.build import BuildConfig, build, layers_path
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.catalog.targets import Target
 from resnet_edge.device.driver import Gpu
 from resnet_edge.errors import (
@@ -26,7 +27,6 @@ from resnet_edge.errors import (
     ConfigError,
     EngineMismatchError,
 )
-from resnet_edge.sidecar import read_sidecar
 from resnet_edge.trtexec.equivalent import equivalent_command
 from resnet_edge.trtexec.session import TrtexecSession
 from tests.emulation.trtexec.install import VERSIONS, install

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from resnet_edge.bench.latency import BenchConfig, BenchResult, Contender, bench
 from resnet_edge.build import BuildConfig, build
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.cli.bench import _render
 from resnet_edge.device.machine import describe_machine

@@ -10,19 +10,20 @@ import numpy as np
 import onnx
 import pytest
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.backends.tensorrt.calibration_cache import read_cache
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import CACHE, GRAPHS, MODEL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.calibrate.adopt import adopt
-from resnet_edge.calibrate.stage import CACHE, TABLE
-from resnet_edge.calibrate.table import RangesTable, read_cache
 from resnet_edge.errors import CalibrationError, GraphError
-from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig, import_onnx
-from resnet_edge.graph import GraphIndex, load_graph
+from resnet_edge.graph.nodes import GraphIndex
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.stage import GRAPHS, quantize, stored_plan
-from resnet_edge.reference import Golden
-from resnet_edge.verify.stand_in import stand_in
+from resnet_edge.quantize.stage import quantize, stored_plan
 from tests.conftest import require
 from tests.foreign.models import run_original
 from tests.quantize.graphs import float_net, foreign

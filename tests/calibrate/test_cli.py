@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.calibrate.stage import TABLE
-from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.bundle.names import TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.cli.app import run
 from tests.conftest import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxruntime")
 

@@ -9,12 +9,12 @@ import pytest
 from onnx import numpy_helper
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle.names import MODEL
 from resnet_edge.calibrate import collect as module
 from resnet_edge.calibrate.collect import Collected, collect
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
-from resnet_edge.export import MODEL
-from resnet_edge.graph import expose, load_graph
+from resnet_edge.graph.onnx_model import expose, load_graph
 from resnet_edge.images.arrays import ArrayInputs
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.folder import FolderImages
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxruntime")
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
-from resnet_edge.calibrate.table import RangesTable, TensorRange
 from resnet_edge.errors import CalibrationError
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph, twin_graph

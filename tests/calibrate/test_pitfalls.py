@@ -20,15 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import MODEL
 from resnet_edge.calibrate import collect as module
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe, list_recipes
-from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.arrays import ArrayInputs
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import ImageSpec

@@ -12,13 +12,13 @@ import pytest
 from onnx import numpy_helper
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import CACHE, MODEL, PARTIAL, TABLE
 from resnet_edge.calibrate import collect as module
 from resnet_edge.calibrate.collect import Collected, Partial, collect
-from resnet_edge.calibrate.stage import CACHE, PARTIAL, TABLE, calibrate
+from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
-from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle
+from resnet_edge.backends.tensorrt.calibration_cache import read_cache
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import CACHE, MODEL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.ranges import METHODS
-from resnet_edge.calibrate.stage import CACHE, TABLE, calibrate
-from resnet_edge.calibrate.table import RangesTable, read_cache
+from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.errors import CalibrationError, DataError
-from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.arrays import ArrayImages, ArrayInputs, RandomInputs
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_calibration, open_images
 from resnet_edge.quantize.placement import place
-from resnet_edge.reference import run_all
 from tests.conftest import require
 
 if TYPE_CHECKING:

@@ -205,7 +205,7 @@ def test_mistakes_are_explained_in_one_line(
 def test_the_first_and_last_layer_stay_in_float_in_the_engine_too(
     capsys: pytest.CaptureFixture[str], bundle_copy: Path
 ) -> None:
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
 
     assert call(capsys, "quantize", bundle_copy, "--keep-first-last")[0] == 0
     code, _ = call(capsys, "build", bundle_copy, "--int8", "--target", "cpu")
@@ -219,7 +219,7 @@ def test_the_first_and_last_layer_stay_in_float_in_the_engine_too(
 def test_layers_named_in_trtexecs_words_stay_in_float(
     capsys: pytest.CaptureFixture[str], bundle_copy: Path, tmp_path: Path
 ) -> None:
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
 
     def in_float() -> set[str]:
         nodes = load_graph(bundle_copy / "model.int8.onnx").graph.node

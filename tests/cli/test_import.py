@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import pytest
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.cli.app import run
 from tests.conftest import require
 from tests.foreign.models import legacy_export, numbers, plain, tiny_network

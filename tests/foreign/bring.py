@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from resnet_edge.export import MODEL
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.foreign.stage import ImportConfig, ImportResult, import_onnx
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.spec import ImageSpec
-from resnet_edge.reference import Golden
 from tests.foreign.models import DYNAMIC, SIZE, UNFOLDED, run_original, softmax
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 SPEC = ImageSpec(resize=SIZE, crop=(SIZE, SIZE), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 CONFIG = ImportConfig(image_spec=SPEC)

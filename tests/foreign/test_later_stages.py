@@ -12,22 +12,22 @@ import pytest
 
 from resnet_edge.bench.latency import BenchConfig, bench
 from resnet_edge.build import BuildConfig, build
+from resnet_edge.bundle.names import GRAPHS, MODEL
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import ConfigError
-from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig
-from resnet_edge.graph import fixed_batch, load_graph
+from resnet_edge.graph.onnx_model import fixed_batch, load_graph
+from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.pipeline import contenders
-from resnet_edge.quantize.stage import GRAPHS, quantize
-from resnet_edge.reference import Golden
+from resnet_edge.quantize.stage import quantize
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
-from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import require
 from tests.foreign.bring import BODY, SPEC, bring, logits_of
 from tests.foreign.models import (
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxsim")
 require("onnxruntime")

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
+from resnet_edge.bundle.names import MODEL
 from resnet_edge.errors import BundleError, ConfigError, DataError, ExportError, GraphError
-from resnet_edge.export import MODEL
 from resnet_edge.foreign.stage import ImportConfig, expected_image_spec, import_onnx
-from resnet_edge.graph import load_graph, opset_of
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.spec import IMAGENET, ImageSpec
 from tests.conftest import require
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxsim")
 require("onnxruntime")

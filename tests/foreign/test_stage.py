@@ -8,13 +8,15 @@ import numpy as np
 import onnx
 import pytest
 
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.errors import CheckpointError, GraphError
-from resnet_edge.export import MODEL, reload_model
+from resnet_edge.export import reload_model
 from resnet_edge.foreign.stage import ImportConfig, import_onnx
-from resnet_edge.graph import load_graph, opset_of
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.reference import Evaluated, Golden
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxsim")
 require("onnxruntime")

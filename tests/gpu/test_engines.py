@@ -12,16 +12,16 @@ from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.tensorrt.standard import TensorRTBackend
 from resnet_edge.build import build, layers_path
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.targets import Target
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import ConfigError
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.opening import open_images
-from resnet_edge.reference import Golden
 from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.verify.candidate import find_candidate
-from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import require
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.graph import attribute
+from resnet_edge.graph.nodes import attribute
 from resnet_edge.normalize.classifier import normalize
 from tests.conftest import require
 from tests.foreign.models import caffe_like, tf_like

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.graph import GraphIndex
+from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.normalize.layers import (
     count_parameters,
     dense_to_gemm,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import opset_of
+from resnet_edge.graph.relabel import opset_of
 from resnet_edge.normalize.passes import (
     drop_no_ops,
     flatten_output,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph import GraphIndex
+from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.normalize.shapes import (
     count_macs,
     fix_input,

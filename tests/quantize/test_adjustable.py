@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.calibrate.stage import TABLE
-from resnet_edge.calibrate.table import RangesTable
-from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph
+from resnet_edge.bundle.names import MODEL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.reference import Golden
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import run_graph
-from resnet_edge.reference import Golden
 from tests.conftest import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxruntime")
 

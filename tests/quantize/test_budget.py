@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import BASE, PLAN, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import split
-from resnet_edge.calibrate.stage import BASE, TABLE, calibrate
-from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.resources import CHECKPOINT, find
 from resnet_edge.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from resnet_edge.quantize.budget import _labelled, meet_budget
 from resnet_edge.quantize.search import Budget
-from resnet_edge.quantize.stage import PLAN, base_model, plan_chosen_on, quantize, stored_plan
+from resnet_edge.quantize.stage import base_model, plan_chosen_on, quantize, stored_plan
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import Candidate
 from tests.conftest import require
@@ -160,7 +161,7 @@ def test_a_budget_met_by_full_int8_keeps_no_layer_and_is_proven(
 def test_kept_layers_are_float_in_every_graph_until_the_next_calibration(
     bundle_copy: Path, images: IdxImages, shipped_images: Path
 ) -> None:
-    from resnet_edge.graph import load_graph
+    from resnet_edge.graph.onnx_model import load_graph
 
     bundle = Bundle.open(bundle_copy)
     result = meet_budget(bundle, few(images, 1500), images.labels, Budget(0.4, "agreement"))

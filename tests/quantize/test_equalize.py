@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.quantize.channels import map_channels
 from resnet_edge.quantize.equalize import equalize
 from resnet_edge.quantize.placement import place
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxruntime")
 NAMES = ["tiny", "basic", "bottleneck", "resnet20", "plain20", "uint8"]

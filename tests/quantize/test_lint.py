@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from resnet_edge.calibrate.table import RangesTable, TensorRange
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.errors import BuildError, GraphError
 from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
 from resnet_edge.quantize.lint_fix import fix

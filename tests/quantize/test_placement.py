@@ -7,10 +7,13 @@ import numpy as np
 import onnx
 import pytest
 
+from resnet_edge.bundle.names import MODEL
 from resnet_edge.errors import GraphError
-from resnet_edge.export import MODEL, ExportConfig, export
-from resnet_edge.graph import GraphIndex, load_graph
-from resnet_edge.quantize.placement import Placement, commutes, place
+from resnet_edge.export import ExportConfig, export
+from resnet_edge.graph.nodes import GraphIndex
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.operators import commutes
+from resnet_edge.quantize.placement import Placement, place
 from tests.conftest import onnx_model
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, NodeProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 NETWORKS = ("tiny", "basic", "bottleneck", "uint8", "resnet20", "plain20")
 RESIDUAL = tuple(n for n in NETWORKS if n != "plain20")

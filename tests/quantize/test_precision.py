@@ -8,11 +8,12 @@ import pytest
 from onnx import TensorProto
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.errors import GraphError
-from resnet_edge.export import MODEL
-from resnet_edge.graph import GraphIndex, load_graph
+from resnet_edge.graph.nodes import GraphIndex
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.quantize.precision import to_fp16
-from resnet_edge.reference import Golden
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxruntime")
 NETWORKS = ("tiny", "basic", "bottleneck", "uint8", "resnet20", "plain20")

@@ -9,20 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle
-from resnet_edge.calibrate.stage import TABLE
-from resnet_edge.calibrate.table import RangesTable, TensorRange
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.names import MODEL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.errors import GraphError
-from resnet_edge.export import MODEL
-from resnet_edge.graph import GraphIndex, attribute, load_graph, opset_of
+from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.relabel import opset_of
+from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph, twin_graph
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
-from resnet_edge.reference import Golden, run_all
-from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:

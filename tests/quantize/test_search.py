@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.probe import layer_errors
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.calibrate.table import RangesTable
+    from resnet_edge.bundle.ranges_table import RangesTable
 
 SPOILT = "layer2.1.conv2"
 

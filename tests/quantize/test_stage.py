@@ -10,14 +10,13 @@ import onnx
 import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle, Record
-from resnet_edge.calibrate.stage import TABLE
-from resnet_edge.calibrate.table import RangesTable
+from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.names import GRAPHS, MODEL, TABLE, Graph
+from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.errors import BundleError, CalibrationError
-from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph, save_graph
-from resnet_edge.quantize.stage import GRAPHS, Graph, quantize
-from resnet_edge.reference import Golden
+from resnet_edge.graph.onnx_model import load_graph, save_graph
+from resnet_edge.quantize.stage import quantize
 from tests.conftest import require
 
 if TYPE_CHECKING:

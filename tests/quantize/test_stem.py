@@ -11,15 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.calibrate.stage import TABLE
-from resnet_edge.calibrate.table import RangesTable, TensorRange
-from resnet_edge.export import MODEL
-from resnet_edge.graph import load_graph
+from resnet_edge.bundle.names import MODEL, TABLE
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.reference import Golden
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import twin_graph
 from resnet_edge.quantize.stage import quantize
 from resnet_edge.quantize.stem import block_the_stem
-from resnet_edge.reference import Golden
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 require("onnxruntime")
 Array = np.ndarray[Any, Any]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.quantize.stage import quantize
-from resnet_edge.reference import Golden
 from tests.conftest import require
 
 if TYPE_CHECKING:

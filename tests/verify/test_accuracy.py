@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from resnet_edge.build import BuildConfig, build
-from resnet_edge.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.names import EVALUATION, PLAN
+from resnet_edge.bundle.reference import Evaluated
+from resnet_edge.bundle.sidecar import sidecar_path
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BundleError, DataError, EngineMismatchError
 from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.quantize.stage import PLAN, store_plan
-from resnet_edge.reference import EVALUATION, Evaluated
-from resnet_edge.sidecar import sidecar_path
+from resnet_edge.quantize.stage import store_plan
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 
@@ -61,7 +62,7 @@ def test_few_images_leave_a_tight_gate_inconclusive(bundle: Bundle, images: IdxI
 def test_a_broken_candidate_fails(bundle: Bundle, images: IdxImages) -> None:
     from onnx import numpy_helper
 
-    from resnet_edge.graph import load_graph, save_graph
+    from resnet_edge.graph.onnx_model import load_graph, save_graph
 
     candidate = find_candidate(bundle)
     model = load_graph(candidate.runnable)

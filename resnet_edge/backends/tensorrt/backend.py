@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.backends.tensorrt.session import TensorRTSession
+    from resnet_edge.bundle.names import Graph
+    from resnet_edge.bundle.sidecar import Sidecar
     from resnet_edge.device.driver import Gpu
-    from resnet_edge.quantize.stage import Graph
-    from resnet_edge.sidecar import Sidecar
 
 __all__ = ["ModuleBackend"]
 

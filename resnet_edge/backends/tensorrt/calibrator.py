@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.calibrate.table import cache_for
+from resnet_edge.backends.tensorrt.calibration_cache import cache_for
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:

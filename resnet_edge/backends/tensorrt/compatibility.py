@@ -10,9 +10,9 @@ from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig
+    from resnet_edge.bundle.sidecar import Sidecar
     from resnet_edge.catalog.targets import Target
     from resnet_edge.device.driver import Gpu
-    from resnet_edge.sidecar import Sidecar
 
 __all__ = ["check_device", "mismatch"]
 

@@ -12,13 +12,13 @@ import numpy as np
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.build import build, layers_path
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.calibrate.implicit import fill_ranges
 from resnet_edge.catalog.targets import Target
-from resnet_edge.graph import load_graph
+from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.stage import load_table, stored_plan
-from resnet_edge.reference import Golden
 from tests.emulation.fake_tensorrt.precision import scales_in
 from tests.emulation.rounded import rounded_outputs
 

@@ -14,9 +14,9 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.backends.tensorrt_rtx import runtime_cache_path
 from resnet_edge.build import build, layers_path
-from resnet_edge.bundle import Bundle
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.targets import load_target
-from resnet_edge.reference import Golden
 from resnet_edge.verify.candidate import find_candidate
 from tests.backends.tensorrt.rtx_runtime import Emulated
 

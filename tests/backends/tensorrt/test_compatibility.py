@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from resnet_edge.backends.tensorrt.compatibility import mismatch
+from resnet_edge.bundle.sidecar import Sidecar
 from resnet_edge.device.driver import Gpu
-from resnet_edge.sidecar import Sidecar
 
 ORIN = Gpu("Orin", "8.7", 64 << 30, integrated=True)
 ENGINE = Sidecar(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 LIBRARY = "cuda-python"
 # How far each precision is from the float network, in logits of up to 12.
@@ -119,7 +119,7 @@ def test_tensorrt_calibrates_on_our_images(
     bundle_copy: Path, shipped_images: Path, version: str, kind: str, algorithm: str
 ) -> None:
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.opening import open_images
     from tests.emulation.fake_tensorrt.precision import scales_in
 
@@ -143,7 +143,7 @@ def test_tensorrt_calibrates_on_our_images(
 
 
 def test_layers_that_lose_too_much_stay_in_float(bundle_copy: Path) -> None:
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.quantize.stage import store_plan
 
     store_plan(Bundle.open(bundle_copy), {"keep_float": ["conv1", "fc"]})
@@ -211,7 +211,7 @@ def test_verify_proves_the_engine_itself_whatever_its_profile(
 
 
 def test_no_graph_stands_in_for_an_implicit_engine(bundle_copy: Path) -> None:
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.errors import BackendUnavailableError
     from resnet_edge.verify.candidate import find_candidate
 

@@ -67,10 +67,10 @@ def build_and_run(model: str, x: list[Any], variants: list[dict[str, Any]]) -> l
 
     from resnet_edge.backends.config import BuildConfig, Calibration
     from resnet_edge.backends.tensorrt.builder import build_plan
+    from resnet_edge.backends.tensorrt.calibration_cache import encode_cache
     from resnet_edge.backends.tensorrt.engine import LoadOptions
     from resnet_edge.backends.tensorrt.session import TensorRTSession
     from resnet_edge.backends.tensorrt.settings import PlanRequest
-    from resnet_edge.calibrate.table import encode_cache
     from resnet_edge.errors import BuildError
     from resnet_edge.progress import SILENT
 

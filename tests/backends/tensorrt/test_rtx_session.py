@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 
 @pytest.fixture
@@ -233,13 +233,13 @@ def test_another_gpu_is_an_obstacle(tiny: str) -> None:
 
     from resnet_edge.backends.config import BuildConfig
     from resnet_edge.build import build
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import load_target
 
     def work(path: str) -> list[Any]:
         from pathlib import Path
 
-        from resnet_edge.bundle import Bundle
+        from resnet_edge.bundle.bundle import Bundle
         from resnet_edge.verify.candidate import find_candidate
 
         candidate = find_candidate(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 LIBRARY = "cuda-python"
 

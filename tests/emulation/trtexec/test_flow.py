@@ -18,16 +18,16 @@ import numpy as np
 import onnx
 import pytest
 
+from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.cli.app import run
 from resnet_edge.images.idx import write_idx
 from resnet_edge.images.opening import open_images
-from resnet_edge.sidecar import read_sidecar
 from tests.emulation.trtexec.install import VERSIONS, flags_of, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resnet_edge.bundle import Bundle
+    from resnet_edge.bundle.bundle import Bundle
 
 TARGET = 'description = "emulated"\nbackend = "trtexec"\ncompute_capability = "7.2"\n'
 

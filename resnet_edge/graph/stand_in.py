@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.graph import GraphIndex, attribute, insert_sorted
+from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge import __version__
+from resnet_edge.bundle.names import MANIFEST
 from resnet_edge.errors import BundleError
 from resnet_edge.files import read_json, sha256_file, write_json
 from resnet_edge.images.spec import ImageSpec
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["MANIFEST", "Bundle", "ModelInfo", "Record"]
+__all__ = ["Bundle", "ModelInfo", "Record"]
 
-MANIFEST = "bundle.json"
 _SCHEMA = 1
+_MAKERS = {"calibration.json": "calibrate", "model.int8.onnx": "quantize"}
 
 
 @dataclass(frozen=True)
@@ -230,9 +231,6 @@ class Bundle:
                 "artifacts": self._artifacts,
             },
         )
-
-
-_MAKERS = {"calibration.json": "calibrate", "model.int8.onnx": "quantize"}
 
 
 def _is_entry(value: Any) -> bool:

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
+from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.errors import BundleError, DataError
-from resnet_edge.export import MODEL
 from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.reference import EVALUATION, GOLDEN, Evaluated, Golden, run_all
 from tests.conftest import require
 
 if TYPE_CHECKING:

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from resnet_edge.errors import BundleError, GraphError
-from resnet_edge.graph import (
-    GraphIndex,
-    attribute,
-    insert_sorted,
-    load_graph,
-    opset_of,
-    prune,
-    save_graph,
-    set_opset,
-)
+from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
+from resnet_edge.graph.onnx_model import load_graph, save_graph
+from resnet_edge.graph.relabel import opset_of, set_opset
 from tests.conftest import full_disk, onnx_model
 
 if TYPE_CHECKING:

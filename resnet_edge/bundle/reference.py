@@ -12,10 +12,9 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
 from resnet_edge.errors import BundleError, ConfigError
 from resnet_edge.files import write_bytes
-from resnet_edge.images.batches import ImageBatches
-from resnet_edge.progress import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,23 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.backends.base import Session
-    from resnet_edge.bundle import Bundle, Record
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
+    from resnet_edge.bundle.bundle import Bundle, Record
 
-__all__ = [
-    "EVALUATION",
-    "GOLDEN",
-    "MODEL",
-    "Evaluated",
-    "Golden",
-    "require_classifier",
-    "run_all",
-]
+__all__ = ["Evaluated", "Golden", "require_classifier"]
 
-MODEL, GOLDEN, EVALUATION = "model.onnx", "reference.npz", "evaluation.npz"
 GOLDEN_COUNT = 32
 
 
@@ -120,35 +106,6 @@ class Evaluated:
         arrays = _load_npz(bundle.artifact(EVALUATION), ("keys", "logits", "source"))
         keys = tuple(row.tobytes().hex() for row in arrays["keys"])
         return cls(keys, arrays["logits"], str(arrays["source"]))
-
-
-def run_all(
-    session: Session,
-    source: ImageSource,
-    spec: ImageSpec,
-    *,
-    indices: Sequence[int] | None = None,
-    batch_size: int = 64,
-    label: str = "run",
-    progress: Progress = SILENT,
-) -> tuple[NDArray[np.float32], tuple[int, ...], list[str]]:
-    """Run a session over images.
-
-    Returns:
-        Logits (float32 N x classes), the index of each image, and the names of skipped images.
-    """
-    import numpy as np
-
-    batches = ImageBatches(source, spec, batch_size, indices)
-    rows: list[NDArray[np.float32]] = []
-    kept: list[int] = []
-    with progress.task(label, total=len(batches)) as task:
-        for batch in batches:
-            outputs = session.run_rows(spec.to_input(batch.pixels))
-            rows.append(next(iter(outputs.values())).astype(np.float32))
-            kept += batch.indices
-            task.advance(len(batch.indices))
-    return np.concatenate(rows), tuple(kept), batches.skipped
 
 
 def _save_npz(path: Path, **arrays: NDArray[Any]) -> None:

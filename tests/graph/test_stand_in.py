@@ -9,18 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle import Bundle
-from resnet_edge.graph import load_graph
-from resnet_edge.quantize.stage import Graph, quantize
-from resnet_edge.reference import Golden
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.reference import Golden
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.stand_in import stand_in
+from resnet_edge.quantize.stage import quantize
 from resnet_edge.verify.candidate import Candidate
-from resnet_edge.verify.stand_in import stand_in
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from onnx import ModelProto
+
+    from resnet_edge.bundle.names import Graph
 
 require("onnxruntime")
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.calibrate.table import RangesTable, TensorRange, read_cache, write_cache
+from resnet_edge.backends.tensorrt.calibration_cache import read_cache, write_cache
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.errors import BundleError, CalibrationError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.bundle import MANIFEST, Bundle, ModelInfo, Record
+from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.names import MANIFEST
 from resnet_edge.errors import BundleError, ResnetEdgeError
 from resnet_edge.images.spec import FASHION_MNIST, IMAGENET
 

@@ -1,0 +1,30 @@
+"""The name of every artifact of a bundle, in one place."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+__all__ = [
+    "BASE",
+    "CACHE",
+    "EVALUATION",
+    "GOLDEN",
+    "GRAPHS",
+    "MANIFEST",
+    "MODEL",
+    "PARTIAL",
+    "PLAN",
+    "SENSITIVITY",
+    "TABLE",
+    "Graph",
+]
+
+MODEL, GOLDEN, EVALUATION = "model.onnx", "reference.npz", "evaluation.npz"
+TABLE, CACHE = "calibration.json", "calibration.cache"
+BASE = "model.base.onnx"  # the float model as the bake-off changed it
+PARTIAL = "calibration.partial.npz"  # of a pass that was interrupted
+PLAN = "quantization.json"
+Graph = Literal["fp32", "fp16", "int8", "int8-fp16", "int8-cpu"]
+GRAPHS: tuple[Graph, ...] = get_args(Graph)
+SENSITIVITY = "reports/sensitivity.json"
+MANIFEST = "bundle.json"

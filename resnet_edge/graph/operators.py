@@ -1,0 +1,22 @@
+"""Kinds of operators that quantization tells apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resnet_edge.graph.nodes import attribute
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+__all__ = ["COMMUTING", "WEIGHTED", "commutes"]
+
+WEIGHTED = ("Conv", "Gemm")
+COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Identity", "Squeeze")
+
+
+def commutes(node: NodeProto) -> bool:
+    """Whether Q(op(x)) == op(Q(x)) for this node."""
+    if node.op_type == "Pad":
+        return bool(attribute(node, "mode", b"constant") == b"constant")
+    return node.op_type in COMMUTING
