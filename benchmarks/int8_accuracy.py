@@ -21,7 +21,7 @@ from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
-from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find
+from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
 from resnet_edge.export import export, reload_model
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images

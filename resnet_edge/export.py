@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
 from resnet_edge.bundle.names import GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
-from resnet_edge.catalog.resources import IMAGES, find
+from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
 from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
-from resnet_edge.models.config import ResNetConfig
+from resnet_edge.models.resnet_config import ResNetConfig
 from resnet_edge.models.stride import choose_by_labels, choose_by_logits, read_known_logits
 from resnet_edge.parity import (
     Parity,

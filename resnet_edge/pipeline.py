@@ -14,7 +14,7 @@ from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import DEFAULT_RECIPE, load_recipe
-from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find
+from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.export import export

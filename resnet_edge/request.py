@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from resnet_edge.catalog.targets import dla_hint
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from resnet_edge.catalog.targets import Target
     from resnet_edge.images.spec import ImageSpec
 
-__all__ = ["RTX_CAPABILITIES", "Request", "check_request", "dla_hint"]
+__all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
 
 # TensorRT-RTX 1.5 support matrix, and ComputeCapability of its bindings (1.7)
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -95,13 +96,6 @@ def check_request(target: Target, request: Request) -> None:
         _check_version(target, request)
     if request.dla is not None:
         _check_dla(target, request, request.dla)
-
-
-def dla_hint(cores: int) -> str:
-    """Return what to do where a DLA core is asked for that is not there."""
-    if not cores:
-        return "leave out --dla: the GPU runs the whole network"
-    return "pass --dla " + " or ".join(map(str, range(cores)))
 
 
 def _check_cpu(request: Request) -> None:

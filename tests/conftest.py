@@ -150,7 +150,7 @@ def flow_bundle(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) 
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import Recipe
-    from resnet_edge.catalog.resources import CHECKPOINT, find
+    from resnet_edge.catalog.shipped import CHECKPOINT, find
     from resnet_edge.images.opening import open_images
 
     folder = tmp_path_factory.mktemp("flow") / "bundle"

@@ -139,7 +139,7 @@ def test_a_graph_the_parser_refuses_is_explained() -> None:
     require("tensorrt_rtx")
     import onnx
 
-    from resnet_edge.backends.tensorrt_rtx import build_plan
+    from resnet_edge.backends.tensorrt.rtx import build_plan
 
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> '

@@ -14,7 +14,7 @@ from resnet_edge.build import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
-from resnet_edge.catalog.resources import CHECKPOINT, find
+from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.export import export
 from resnet_edge.images.opening import open_images

@@ -93,7 +93,7 @@ def test_the_installed_wheel_finds_its_data_from_any_directory(wheel: Path, tmp_
     code = (
         "from resnet_edge.catalog.recipes import list_recipes;"
         "from resnet_edge.catalog.targets import list_targets;"
-        "from resnet_edge.catalog.resources import CHECKPOINT, IMAGES, find;"
+        "from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find;"
         "import resnet_edge; print(resnet_edge.__file__);"
         "assert len(list_recipes()) >= 4 and len(list_targets()) >= 5;"
         "print(find(CHECKPOINT), find(IMAGES))"

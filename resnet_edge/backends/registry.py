@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "get_backend"]
 
 _CLASSES = {
-    "onnxruntime": "OnnxRuntimeBackend",
-    "tensorrt": "TensorRTBackend",
-    "tensorrt_rtx": "TensorRTRtxBackend",
-    "trtexec": "TrtexecBackend",
+    "onnxruntime": ("onnxruntime", "OnnxRuntimeBackend"),
+    "tensorrt": ("tensorrt.backend", "TensorRTBackend"),
+    "tensorrt_rtx": ("tensorrt.rtx", "TensorRTRtxBackend"),
+    "trtexec": ("trtexec.backend", "TrtexecBackend"),
 }
 BACKENDS = tuple(_CLASSES)
 
@@ -29,6 +29,6 @@ def get_backend(name: str) -> Backend:
     """
     if name not in _CLASSES:
         raise ConfigError(f"unknown backend {name!r}", hint=f"use one of {', '.join(BACKENDS)}")
-    module = import_module(f"resnet_edge.backends.{name}")
-    backend: Backend = getattr(module, _CLASSES[name])()
+    module, backend_class = _CLASSES[name]
+    backend: Backend = getattr(import_module(f"resnet_edge.backends.{module}"), backend_class)()
     return backend

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from resnet_edge.catalog.resources import search_path
+from resnet_edge.catalog.shipped import search_path
 from resnet_edge.errors import ConfigError
 from resnet_edge.files import write_bytes
 from resnet_edge.schema import decode

@@ -11,7 +11,16 @@ from resnet_edge.device.jetson import PowerMode
 from resnet_edge.device.versions import parts, within
 from resnet_edge.errors import ConfigError
 
-__all__ = ["FOLDER", "PowerMode", "Software", "SuperModes", "Target", "list_targets", "load_target"]
+__all__ = [
+    "FOLDER",
+    "PowerMode",
+    "Software",
+    "SuperModes",
+    "Target",
+    "dla_hint",
+    "list_targets",
+    "load_target",
+]
 
 FOLDER = "engines/targets"
 _GIB = 1 << 30
@@ -164,3 +173,10 @@ def load_target(name: str) -> Target:
 def list_targets() -> tuple[Target, ...]:
     """Load every target that can be found."""
     return list_entries(Target, FOLDER)
+
+
+def dla_hint(cores: int) -> str:
+    """Return what to do where a DLA core is asked for that is not there."""
+    if not cores:
+        return "leave out --dla: the GPU runs the whole network"
+    return "pass --dla " + " or ".join(map(str, range(cores)))

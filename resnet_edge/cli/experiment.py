@@ -14,7 +14,7 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resnet_edge.models.config import Shortcut
+    from resnet_edge.models.resnet_config import Shortcut
     from resnet_edge.train.loop import TrainConfig
 
 __all__ = ["app"]

@@ -168,7 +168,10 @@ def _first_and_last(bundle: Bundle) -> list[str]:
 
 def _in_float(bundle: Bundle, given: str) -> list[str]:
     """Return the layers that trtexec's option, or a file with its value, leaves in float."""
-    from resnet_edge.calibrate.layer_precisions import layers_in_float, parse_layer_precisions
+    from resnet_edge.backends.trtexec.layer_precisions import (
+        layers_in_float,
+        parse_layer_precisions,
+    )
     from resnet_edge.graph.onnx_model import load_graph
 
     if ":" not in given:  # no entry is without one, so it names a file
@@ -185,7 +188,7 @@ def _in_float(bundle: Bundle, given: str) -> list[str]:
 
 def _layer_precisions(bundle: Bundle) -> str | None:
     """Return trtexec's option for the stored plan; None where a name cannot be written in it."""
-    from resnet_edge.calibrate.layer_precisions import format_layer_precisions
+    from resnet_edge.backends.trtexec.layer_precisions import format_layer_precisions
     from resnet_edge.quantize.stage import stored_plan
 
     try:

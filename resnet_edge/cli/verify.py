@@ -66,7 +66,7 @@ def verify(
 def _default_images(bundle: Bundle) -> ImageSource | None:
     """Return the export's images, the shipped ones if they fit, or None for the golden ones."""
     from resnet_edge.bundle.names import MODEL
-    from resnet_edge.catalog.resources import IMAGES, find
+    from resnet_edge.catalog.shipped import IMAGES, find
     from resnet_edge.images.opening import open_images
 
     recorded = bundle.entry(MODEL)["details"].get("data")

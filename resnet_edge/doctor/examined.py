@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_edge.backends.trtexec.binary import Trtexec, ask_trtexec, locate_trtexec
 from resnet_edge.device.machine import Machine, describe
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.trtexec.binary import Trtexec, ask_trtexec, locate_trtexec
 
 __all__ = ["Examined", "look"]
 

@@ -12,10 +12,10 @@ from resnet_edge.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from resnet_edge.backends.trtexec.binary import Trtexec
     from resnet_edge.catalog.targets import Target
     from resnet_edge.doctor.checks import Check
     from resnet_edge.doctor.examined import Examined
-    from resnet_edge.trtexec.binary import Trtexec
 
 __all__ = ["Report", "examine"]
 

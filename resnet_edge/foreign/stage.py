@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
 from resnet_edge.bundle.names import GOLDEN, MANIFEST, MODEL
 from resnet_edge.bundle.reference import Golden
-from resnet_edge.catalog.resources import IMAGES, find
+from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
 from resnet_edge.files import sha256_json
 from resnet_edge.foreign.model import file_hashes, image_input, read_foreign

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.models.config import ResNetConfig
     from resnet_edge.models.formats import Contents
     from resnet_edge.models.identify import Identified
     from resnet_edge.models.resnet import ResNet
+    from resnet_edge.models.resnet_config import ResNetConfig
 
 __all__ = ["Checkpoint", "Head", "load_model", "read_checkpoint", "save_checkpoint"]
 

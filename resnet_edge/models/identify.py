@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.errors import CheckpointError
-from resnet_edge.models.config import ResNetConfig
+from resnet_edge.models.resnet_config import ResNetConfig
 from resnet_edge.models.zoo import ARCHITECTURES, architecture
 
 if TYPE_CHECKING:
-    from resnet_edge.models.config import Shortcut
+    from resnet_edge.models.resnet_config import Shortcut
 
 __all__ = ["Identified", "Mismatch", "compare", "describe", "identify", "nearest"]
 

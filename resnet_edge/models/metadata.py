@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import CheckpointError, ConfigError
 from resnet_edge.images.spec import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
-from resnet_edge.models.config import ResNetConfig
+from resnet_edge.models.resnet_config import ResNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

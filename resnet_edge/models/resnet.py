@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from resnet_edge.models.config import ResNetConfig, Shortcut
+from resnet_edge.models.resnet_config import ResNetConfig, Shortcut
 
 if TYPE_CHECKING:
     from torch import Tensor

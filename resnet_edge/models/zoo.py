@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.models.config import ResNetConfig
+from resnet_edge.models.resnet_config import ResNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resnet_edge.models.config import Shortcut
     from resnet_edge.models.resnet import ResNet
+    from resnet_edge.models.resnet_config import Shortcut
 
 __all__ = ["ARCHITECTURES", "architecture", "create"]
 

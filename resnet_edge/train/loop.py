@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.models.config import Shortcut
     from resnet_edge.models.resnet import ResNet
+    from resnet_edge.models.resnet_config import Shortcut
 
 __all__ = ["RESUME", "Run", "Split", "TrainConfig"]
 

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.backends.tensorrt.calibration_cache import cache_header
-from resnet_edge.backends.trtexec import TrtexecBackend
+from resnet_edge.backends.trtexec.backend import TrtexecBackend
+from resnet_edge.backends.trtexec.binary import find_trtexec
+from resnet_edge.backends.trtexec.command import (
+    build_arguments,
+    build_request,
+    graph_for,
+    with_calibration,
+)
+from resnet_edge.backends.trtexec.known_options import known_flags
 from resnet_edge.build import engine_name
 from resnet_edge.bundle.names import CACHE, MODEL
 from resnet_edge.device.versions import parts
@@ -16,14 +24,6 @@ from resnet_edge.graph.relabel import opset_of
 from resnet_edge.opset import relabelled_name
 from resnet_edge.quantize.stage import base_name, stored_plan
 from resnet_edge.request import Request, check_request
-from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import (
-    build_arguments,
-    build_request,
-    graph_for,
-    with_calibration,
-)
-from resnet_edge.trtexec.versions import known_flags
 
 if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig

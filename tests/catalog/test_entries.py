@@ -13,7 +13,7 @@ from resnet_edge.calibrate.ranges import METHODS
 from resnet_edge.catalog.automatic import resolve_target
 from resnet_edge.catalog.entries import list_entries, load_entry, read_toml
 from resnet_edge.catalog.recipes import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
-from resnet_edge.catalog.resources import find, search_path
+from resnet_edge.catalog.shipped import find, search_path
 from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.device.jetpack import RELEASES
 from resnet_edge.device.versions import within

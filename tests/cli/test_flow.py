@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from resnet_edge.catalog.resources import CHECKPOINT, find
+from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.cli.app import run
 from resnet_edge.images.opening import open_images
 from tests.conftest import require

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resnet_edge.backends.trtexec.binary import Trtexec
+from resnet_edge.backends.trtexec.known_options import known_flags
 from resnet_edge.device.driver import Driver, Gpu, Runtime
 from resnet_edge.device.installs import Bindings
 from resnet_edge.device.jetson import GpuClock, Jetson, PowerMode
 from resnet_edge.device.memory import Memory
 from resnet_edge.device.packages import Package
 from resnet_edge.doctor.examined import Examined
-from resnet_edge.trtexec.binary import Trtexec
-from resnet_edge.trtexec.versions import known_flags
 
 __all__ = ["BARE", "DIST", "H100", "ORIN", "RTX", "XAVIER"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.backends.tensorrt.standard import TensorRTBackend
+from resnet_edge.backends.tensorrt.backend import TensorRTBackend
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden

@@ -465,7 +465,7 @@ def rules(findings: tuple[Finding, ...]) -> set[str]:
 
 def plan_size(network: ModelProto) -> int:
     require("tensorrt_rtx")
-    from resnet_edge.backends.tensorrt_rtx import build_plan
+    from resnet_edge.backends.tensorrt.rtx import build_plan
 
     batch = network.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     plan = build_plan(

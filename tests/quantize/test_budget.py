@@ -15,7 +15,7 @@ from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import split
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
-from resnet_edge.catalog.resources import CHECKPOINT, find
+from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.export import export
 from resnet_edge.images.idx import IdxImages

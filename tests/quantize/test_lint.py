@@ -74,7 +74,7 @@ def assert_the_builder_dies(network: ModelProto, path: Path) -> None:
     require("tensorrt_rtx")
     onnx.save(network, path)
     program = (
-        "import sys, pathlib; from resnet_edge.backends.tensorrt_rtx import build_plan\n"
+        "import sys, pathlib; from resnet_edge.backends.tensorrt.rtx import build_plan\n"
         "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
         "build_plan(data, compute_capabilities=('8.6',), profile=(1, 1, 1))"
     )

@@ -20,20 +20,13 @@ themselves, on any thread; code that calls the GPU through other libraries does 
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from resnet_edge.backends.base import Availability
 from resnet_edge.backends.closing import Closing
-from resnet_edge.backends.cuda.resources import (
-    Activation,
-    Buffer,
-    Event,
-    HostBuffer,
-    Resource,
-    Stream,
-)
+from resnet_edge.backends.cuda.context import Activation, Context
+from resnet_edge.backends.cuda.resources import Buffer, Event, HostBuffer, Stream
 from resnet_edge.backends.cuda.status import cuda_status
 from resnet_edge.errors import BackendUnavailableError, DeviceError
 
@@ -58,16 +51,12 @@ class Device(Closing):
     """
 
     def __init__(self, driver: Driver, index: int) -> None:
-        self._driver = driver
-        self._open: dict[int, Resource] = {}
-        self._depth = threading.local()
-        self._threads: set[int] = set()
-        self._closed = False
         self.library = driver.library
         try:
             self.properties: DeviceProperties = driver.open(index)
         except driver.error as error:
             raise DeviceError(f"GPU {index} cannot be used: {error}") from error
+        self._context = Context(driver, self.properties.name)
 
     @property
     def zero_copy(self) -> bool:
@@ -80,7 +69,7 @@ class Device(Closing):
         Raises:
             DeviceError: There is not that much memory.
         """
-        return Buffer(self, nbytes)
+        return Buffer(self._context, nbytes)
 
     def host_buffer(
         self, shape: Sequence[int], dtype: DTypeLike, *, mapped: bool | None = None
@@ -98,24 +87,24 @@ class Device(Closing):
         mapped = self.zero_copy if mapped is None else mapped
         if mapped and not self.properties.can_map_host_memory:
             raise DeviceError(f"{self.properties.name} cannot map host memory")
-        return HostBuffer(self, shape, dtype, mapped=mapped)
+        return HostBuffer(self._context, shape, dtype, mapped=mapped)
 
     def stream(self) -> Stream:
         """Create a stream."""
-        return Stream(self)
+        return Stream(self._context)
 
     def event(self) -> Event:
         """Create an event."""
-        return Event(self)
+        return Event(self._context)
 
     def memory_info(self) -> tuple[int, int]:
         """Return the free and the total bytes of device memory."""
-        with Activation(self, "asking for the free memory"):
-            return self._driver.memory_info()
+        with Activation(self._context, "asking for the free memory"):
+            return self._context.driver.memory_info()
 
     def activate(self) -> Activation:
         """Make the context current on this thread for a ``with`` block; blocks may nest."""
-        return Activation(self, "working on the device")
+        return Activation(self._context, "working on the device")
 
     def close(self) -> None:
         """Wait for all streams, close everything, the latest first, then give the context back.
@@ -126,41 +115,20 @@ class Device(Closing):
             DeviceError: A thread is still inside `activate`, or something could not be closed; all
                 the rest was.
         """
-        if self._closed:
+        context = self._context
+        if context.closed:
             return
-        if self._threads:
+        if context.threads:
             raise DeviceError(
-                f"{self.properties.name} cannot be closed: {len(self._threads)} threads use it"
+                f"{context.name} cannot be closed: {len(context.threads)} threads use it"
             )
         with ExitStack() as stack:
-            stack.callback(self._release)
-            for resource in self._open.values():
+            stack.callback(context.release)
+            for resource in context.opened.values():
                 stack.callback(resource.close)
-            for resource in self._open.values():
+            for resource in context.opened.values():
                 if isinstance(resource, Stream):
                     stack.callback(resource.synchronize)
-
-    def _enter(self) -> None:
-        depth = getattr(self._depth, "value", 0)
-        if depth == 0:
-            if self._closed:
-                raise DeviceError(f"{self.properties.name} is closed")
-            self._driver.push()
-            self._threads.add(threading.get_ident())
-        self._depth.value = depth + 1
-
-    def _release(self) -> None:
-        self._closed = True
-        try:
-            self._driver.release()
-        except self._driver.error as error:
-            raise Activation(self, "giving the context back").explain(error) from error
-
-    def _leave(self) -> None:
-        self._depth.value -= 1
-        if self._depth.value == 0:
-            self._threads.discard(threading.get_ident())
-            self._driver.pop()
 
 
 def open_device(index: int = 0, *, library: str | None = None) -> Device:

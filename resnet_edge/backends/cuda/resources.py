@@ -7,77 +7,33 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.closing import Closing
+from resnet_edge.backends.cuda.context import Activation
 from resnet_edge.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from numpy.typing import DTypeLike, NDArray
 
-    from resnet_edge.backends.cuda.device import Device
+    from resnet_edge.backends.cuda.context import Context
 
-__all__ = ["Activation", "Buffer", "Event", "Graph", "HostBuffer", "Resource", "Stream"]
-
-
-class Activation:
-    """Makes a device's context current on this thread for a block, and explains failed calls.
-
-    Args:
-        device: Whose context.
-        doing: What the block does, for the error message.
-        nbytes: How much memory it asks for.
-    """
-
-    __slots__ = ("device", "doing", "nbytes")
-
-    def __init__(self, device: Device, doing: str, nbytes: int = 0) -> None:
-        self.device = device
-        self.doing = doing
-        self.nbytes = nbytes
-
-    def __enter__(self) -> None:
-        try:
-            self.device._enter()
-        except self.device._driver.error as error:
-            raise self.explain(error) from error
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.device._leave()
-        if isinstance(error, self.device._driver.error):
-            raise self.explain(error) from error
-
-    def explain(self, error: Exception) -> DeviceError:
-        """Return our error for one of the driver's."""
-        name = self.device.properties.name
-        if self.device._driver.is_out_of_memory(error):
-            return DeviceError(
-                f"{name} has no memory left: {self.doing} ({self.nbytes:,} bytes) failed",
-                hint="use a smaller batch, or close other programs that use the GPU; on a Jetson, "
-                "where CPU and GPU share the memory, any program counts",
-            )
-        return DeviceError(f"{name}: {self.doing} failed: {error}")
+__all__ = ["Buffer", "CudaGraph", "Event", "HostBuffer", "Resource", "Stream"]
 
 
 class Resource(Closing):
     """Something open on a device."""
 
-    def __init__(self, device: Device, handle: Any) -> None:
-        self._device = device
-        self._driver = device._driver
+    def __init__(self, context: Context, handle: Any) -> None:
+        self._context = context
+        self._driver = context.driver
         self._handle = handle
-        device._open[id(self)] = self
+        context.opened[id(self)] = self
 
     def close(self) -> None:
         """Give it back; closing twice is allowed."""
-        if self._device._open.pop(id(self), None) is None:
+        if self._context.opened.pop(id(self), None) is None:
             return
-        with Activation(self._device, f"closing a {type(self).__name__}"):
+        with Activation(self._context, f"closing a {type(self).__name__}"):
             try:
                 self._release()
             finally:
@@ -101,10 +57,10 @@ class Buffer(Resource):
         nbytes: Its size.
     """
 
-    def __init__(self, device: Device, nbytes: int) -> None:
-        with Activation(device, "allocating device memory", nbytes):
-            handle = device._driver.allocate(nbytes)
-        super().__init__(device, handle)
+    def __init__(self, context: Context, nbytes: int) -> None:
+        with Activation(context, "allocating device memory", nbytes):
+            handle = context.driver.allocate(nbytes)
+        super().__init__(context, handle)
         self.nbytes = nbytes
         self.pointer = self._driver.address(handle)
 
@@ -125,21 +81,21 @@ class HostBuffer(Resource):
     """
 
     def __init__(
-        self, device: Device, shape: Sequence[int], dtype: DTypeLike, *, mapped: bool
+        self, context: Context, shape: Sequence[int], dtype: DTypeLike, *, mapped: bool
     ) -> None:
         import numpy as np
 
         self.nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         self.device_pointer: int | None = None
-        with Activation(device, "allocating page-locked memory", self.nbytes):
-            handle, memory = device._driver.allocate_host(self.nbytes, mapped=mapped)
-            super().__init__(device, handle)
+        with Activation(context, "allocating page-locked memory", self.nbytes):
+            handle, memory = context.driver.allocate_host(self.nbytes, mapped=mapped)
+            super().__init__(context, handle)
             self.array: NDArray[Any] = memory.view(dtype).reshape(shape)
             self.array[...] = 0
             if mapped:
                 try:
                     self.device_pointer = self._driver.mapped_address(handle)
-                except device._driver.error:
+                except context.driver.error:
                     self.close()
                     raise
 
@@ -151,24 +107,24 @@ class HostBuffer(Resource):
 class Event(Resource):
     """A point in the work of a stream, whose time is taken."""
 
-    def __init__(self, device: Device) -> None:
-        with Activation(device, "creating an event"):
-            handle = device._driver.create_event()
-        super().__init__(device, handle)
+    def __init__(self, context: Context) -> None:
+        with Activation(context, "creating an event"):
+            handle = context.driver.create_event()
+        super().__init__(context, handle)
 
     def record(self, stream: Stream) -> None:
         """Put the event behind the work that is on a stream now."""
-        with Activation(self._device, "recording an event"):
+        with Activation(self._context, "recording an event"):
             self._driver.record_event(self._live, stream._live)
 
     def synchronize(self) -> None:
         """Wait until the event has happened."""
-        with Activation(self._device, "waiting for an event"):
+        with Activation(self._context, "waiting for an event"):
             self._driver.synchronize_event(self._live)
 
     def elapsed_ms(self, start: Event) -> float:
         """Return the milliseconds from ``start`` to this event; both must have happened."""
-        with Activation(self._device, "reading the time of an event"):
+        with Activation(self._context, "reading the time of an event"):
             return self._driver.elapsed_ms(start._live, self._live)
 
     def _release(self) -> None:
@@ -182,10 +138,10 @@ class Stream(Resource):
         handle: The ``CUstream`` as an integer, for example for ``execute_async_v3``.
     """
 
-    def __init__(self, device: Device) -> None:
-        with Activation(device, "creating a stream"):
-            handle = device._driver.create_stream()
-        super().__init__(device, handle)
+    def __init__(self, context: Context) -> None:
+        with Activation(context, "creating a stream"):
+            handle = context.driver.create_stream()
+        super().__init__(context, handle)
         self.handle = self._driver.stream_handle(handle)
 
     def copy_to_device(self, buffer: Buffer, array: NDArray[Any]) -> None:
@@ -199,7 +155,7 @@ class Stream(Resource):
             ValueError: The array is not contiguous or larger than the buffer.
         """
         _check_copy(buffer, array)
-        with Activation(self._device, "copying to the device"):
+        with Activation(self._context, "copying to the device"):
             self._driver.copy_to_device(buffer.pointer, array, self._live)
 
     def copy_to_host(self, array: NDArray[Any], buffer: Buffer) -> None:
@@ -210,7 +166,7 @@ class Stream(Resource):
             ValueError: The array is not contiguous or larger than the buffer.
         """
         _check_copy(buffer, array)
-        with Activation(self._device, "copying from the device"):
+        with Activation(self._context, "copying from the device"):
             self._driver.copy_to_host(array, buffer.pointer, self._live)
 
     def synchronize(self) -> None:
@@ -219,10 +175,10 @@ class Stream(Resource):
         Raises:
             DeviceError: Some of that work failed.
         """
-        with Activation(self._device, "running on the device"):
+        with Activation(self._context, "running on the device"):
             self._driver.synchronize_stream(self._live)
 
-    def capture(self, work: Callable[[], object]) -> Graph:
+    def capture(self, work: Callable[[], object]) -> CudaGraph:
         """Record what ``work`` puts on this stream as a graph, instead of running it.
 
         Run ``work`` once before, so that nothing is allocated while it is recorded.
@@ -230,29 +186,29 @@ class Stream(Resource):
         Raises:
             DeviceError: Something in ``work`` cannot be recorded.
         """
-        with Activation(self._device, "capturing a CUDA graph"):
+        with Activation(self._context, "capturing a CUDA graph"):
             self._driver.begin_capture(self._live)
             try:
                 work()
             except BaseException:
                 self._driver.abandon_capture(self._live)
                 raise
-            return Graph(self, self._driver.end_capture(self._live))
+            return CudaGraph(self, self._driver.end_capture(self._live))
 
     def _release(self) -> None:
         self._driver.destroy_stream(self._handle)
 
 
-class Graph(Resource):
+class CudaGraph(Resource):
     """Recorded work of a stream; see `Stream.capture`."""
 
     def __init__(self, stream: Stream, handle: Any) -> None:
-        super().__init__(stream._device, handle)
+        super().__init__(stream._context, handle)
         self._stream = stream
 
     def launch(self) -> None:
         """Begin to run the recorded work on the stream it was recorded from."""
-        with Activation(self._device, "launching a CUDA graph"):
+        with Activation(self._context, "launching a CUDA graph"):
             self._driver.launch_graph(self._live, self._stream._live)
 
     def _release(self) -> None:

@@ -1,137 +1,122 @@
-"""The backend over a TensorRT module; what `tensorrt` and `tensorrt_rtx` have in common."""
+"""TensorRT: builds on the device that runs the engine, a Jetson or a desktop GPU."""
 
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
-from importlib import import_module
+from statistics import median
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.base import Availability, Backend
-from resnet_edge.backends.cuda.status import cuda_status
-from resnet_edge.backends.tensorrt.compatibility import mismatch
-from resnet_edge.backends.tensorrt.engine import LoadOptions
-from resnet_edge.backends.tensorrt.features import TrtFeatures
-from resnet_edge.device.driver import query_driver
-from resnet_edge.errors import BackendUnavailableError, EngineMismatchError, ResnetEdgeError
+from resnet_edge.backends.config import EngineArtifact
+from resnet_edge.backends.cuda.device import probe as probe_device
+from resnet_edge.backends.fastest import fastest, random_feed
+from resnet_edge.backends.tensorrt.builder import build_plan
+from resnet_edge.backends.tensorrt.common import ModuleBackend
+from resnet_edge.backends.tensorrt.compatibility import check_device
+from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine
+from resnet_edge.backends.tensorrt.session import TensorRTSession
+from resnet_edge.backends.tensorrt.settings import PlanRequest
+from resnet_edge.backends.tensorrt.timing_cache import TimingCache
+from resnet_edge.errors import BackendUnavailableError, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.backends.tensorrt.session import TensorRTSession
-    from resnet_edge.bundle.names import Graph
-    from resnet_edge.bundle.sidecar import Sidecar
-    from resnet_edge.device.driver import Gpu
+    from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.catalog.targets import Target
+    from resnet_edge.progress import Progress
 
-__all__ = ["ModuleBackend"]
+__all__ = ["TensorRTBackend"]
 
 log = logging.getLogger(__name__)
 
+_TIMED = 100  # inferences
 
-class ModuleBackend(Backend):
-    """A backend over a Python module of NVIDIA's.
 
-    Attributes:
-        install: What to do where the module is missing.
-    """
+class TensorRTBackend(ModuleBackend):
+    """Weakly typed engines where TensorRT has precision flags, else strongly typed ones."""
 
-    install: str
+    name = "tensorrt"
+    install = (
+        "on a Jetson TensorRT comes with JetPack: make the virtual environment with "
+        "--system-site-packages; elsewhere: pip install 'resnet-edge[tensorrt]'"
+    )
+    options = frozenset({
+        "strongly_typed", "implicit", "dla", "workspace", "optimization_level", "builds",
+        "version_compatible", "hardware_compatible", "sparsity", "timing_cache",
+    })  # fmt: skip
 
-    def load(self) -> ModuleType:
-        """Import the module.
-
-        Raises:
-            BackendUnavailableError: It is not installed, or its libraries are missing.
-        """
-        try:
-            return import_module(self.name)
-        except ImportError as error:
-            raise BackendUnavailableError(
-                f"{self.name} cannot be imported: {error}", hint=self.install
-            ) from error
-
-    def version(self) -> str:
-        """Return the version a plan built here is bound to."""
-        return str(self.load().__version__)
-
-    def features(self) -> TrtFeatures:
-        """Return what the module can do."""
-        return TrtFeatures.of(self.load())
-
-    def probe(self) -> Availability:
-        """Say whether the module is installed and can be used here."""
-        try:
-            version = self.version()
-        except BackendUnavailableError as error:
-            return Availability(False, None, f"{error.message}: {error.hint}")
-        status = cuda_status()
-        if status.usable:
-            return Availability(True, version, f"builds and runs here: {status.detail}")
-        without = self.without_gpu(status.detail)
-        return Availability(without is not None, version, without or status.detail)
-
-    @abstractmethod
     def without_gpu(self, reason: str) -> str | None:
-        """Return what it can still do without a GPU, None if nothing."""
+        """Return None: it builds on the device it builds for."""
+        return None
 
-    def graph(self, config: BuildConfig) -> Graph:
-        """Return the graph whose element types are the precision asked for, or leave it open."""
-        typed = self.features().strongly_typed(asked=config.strongly_typed)
-        return config.graph(strongly_typed=typed)
+    def check(self, config: BuildConfig) -> None:
+        """Refuse what this version of TensorRT cannot do."""
+        super().check(config)
+        features, version = self.features(), self.version()
+        if config.strongly_typed and not features.strong:
+            raise ConfigError(
+                f"TensorRT {version} has no strongly typed networks",
+                hint="leave out --strongly-typed",
+            )
+        if config.implicit is not None and not features.calibrators:
+            raise ConfigError(
+                f"TensorRT {version} has no implicit quantization any more",
+                hint="leave out --implicit: the graph gets Q/DQ pairs",
+            )
+        if config.hardware_compatible and not features.hardware_compatibility:
+            raise ConfigError(
+                f"TensorRT {version} builds for one GPU only",
+                hint="leave out --hardware-compatible",
+            )
+        config.check_dla()
 
-    def obstacle(self, sidecar: Sidecar) -> str | None:
-        """Return why the engine cannot run here, without creating any TensorRT object."""
-        try:
-            return mismatch(sidecar, self.version(), self.gpu())
-        except ResnetEdgeError as error:
-            return error.message
-
-    def gpu(self) -> Gpu:
-        """Return this machine's GPU.
-
-        Asked through the driver and the CUDA runtime, since TensorRT's own objects crash where
-        there is none.
-
-        Raises:
-            BackendUnavailableError: There is none that can be used.
-        """
-        status = cuda_status()
-        if not status.usable:
-            raise BackendUnavailableError(status.detail, hint=status.hint)
-        driver = query_driver()
-        if not driver.gpus:
-            raise BackendUnavailableError(driver.error, hint="check it with: nvidia-smi")
-        return driver.gpus[0]
-
-    def open(self, engine: Path, sidecar: Sidecar) -> TensorRTSession:
-        """Load an engine.
-
-        Raises:
-            BackendUnavailableError: The library, the GPU or what reaches it is missing.
-            DeviceError: There is not enough memory.
-            EngineMismatchError: The engine does not belong to this machine or library.
-        """
+    def build(
+        self,
+        source: Path,
+        target: Target,
+        config: BuildConfig,
+        *,
+        calibration: Calibration | None = None,
+        progress: Progress,
+    ) -> EngineArtifact:
+        """Build on this machine's GPU, as often as asked for, and keep the fastest."""
         trt, gpu = self.load(), self.gpu()
-        if reason := mismatch(sidecar, self.version(), gpu):
-            raise EngineMismatchError(f"{engine} cannot run here: {reason}", hint="build it here")
-        if sidecar.device not in ("", gpu.name):
-            log.warning(
-                "%s was built on %s and may be slow on %s", engine, sidecar.device, gpu.name
-            )
-        dla = sidecar.settings.get("dla")
-        if not isinstance(dla, int | None):
-            raise EngineMismatchError(
-                f"the sidecar of {engine} is damaged: its DLA core is {dla!r}"
-            )
-        options = LoadOptions(
-            str(engine),
-            dla=dla,
-            host_code=bool(sidecar.settings.get("version_compatible")),
+        check_device(target, config, gpu)
+        if config.builds > 1 and not (found := probe_device()).available:
+            raise BackendUnavailableError(f"--builds measures the engines: {found.detail}")
+        keep_timings = config.timing_cache and config.builds == 1  # or all builds would be equal
+        request = PlanRequest(
+            config,
+            workspace=_workspace(target, config),
+            calibration=calibration,
+            timing_cache=TimingCache(self.version(), gpu) if keep_timings else None,
+            label=f"build {target.name} {config.precision}",
         )
-        return self.session(trt, engine, options)
+        plans = [build_plan(trt, source, request, progress) for _ in range(config.builds)]
+        options = LoadOptions("the new engine", config.dla, config.version_compatible)
+        batch = config.profile[1]
+        plan, notes = fastest(plans, lambda p: _gpu_ms(trt, p.data, options, batch), batch)
+        return EngineArtifact(
+            data=plan.data,
+            warnings=plan.warnings,
+            notes=(*plan.notes, *notes),
+            compute_capabilities=(gpu.compute_capability,),
+            device=gpu.name,
+            layers=describe_engine(trt, plan.data, options),
+        )
 
-    @abstractmethod
     def session(self, trt: ModuleType, engine: Path, options: LoadOptions) -> TensorRTSession:
-        """Open a session with a checked engine."""
+        """Open a session that captures CUDA graphs."""
+        return TensorRTSession(trt, engine.read_bytes(), options)
+
+
+def _workspace(target: Target, config: BuildConfig) -> int | None:
+    return target.workspace_bytes if config.workspace is None else config.workspace << 20
+
+
+def _gpu_ms(trt: ModuleType, plan: bytes, options: LoadOptions, batch: int) -> float:
+    with TensorRTSession(trt, plan, options) as session:
+        feed = random_feed(session.inputs, batch)
+        times = session.measure(feed, warm_up=0.0, seconds=0.0, count=_TIMED)
+        return median(times.parts["compute"])

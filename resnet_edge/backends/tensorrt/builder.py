@@ -147,7 +147,7 @@ def _shown(
 ) -> Any:
     """Return a context that shows the build's progress: by phases, or as one step."""
     if features.progress:
-        from resnet_edge.backends.tensorrt.progress import attach_progress
+        from resnet_edge.backends.tensorrt.monitor import attach_progress
 
         return attach_progress(trt, builder_config, progress, label, failure)
     return progress.task(label, total=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from resnet_edge.catalog.targets import dla_hint
 from resnet_edge.errors import ConfigError
-from resnet_edge.request import dla_hint
 
 if TYPE_CHECKING:
     from types import ModuleType

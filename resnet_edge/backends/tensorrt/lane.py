@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.backends.cuda.device import Device
-    from resnet_edge.backends.cuda.resources import Buffer, Event, Graph, HostBuffer
+    from resnet_edge.backends.cuda.resources import Buffer, CudaGraph, Event, HostBuffer
     from resnet_edge.backends.tensorrt.logger import Record
     from resnet_edge.tensors import TensorSpec
 
@@ -83,7 +83,7 @@ class Lane:
         self._batch = 0  # batch that the context is set to
         self._tensors: dict[str, _Tensor] = {}
         self._runs = 0  # with this batch
-        self._graph: Graph | None = None
+        self._graph: CudaGraph | None = None
         # Only a first context has a profile by itself.
         if not context.set_optimization_profile_async(0, self._stream.handle):
             self._stream.close()

@@ -12,7 +12,7 @@ import numpy as np
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.backends.tensorrt_rtx import runtime_cache_path
+from resnet_edge.backends.tensorrt.rtx import runtime_cache_path
 from resnet_edge.build import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden

@@ -17,8 +17,8 @@ from tests.backends.tensorrt.usage import Use, uses_of
 from tests.conftest import require
 from tests.emulation.bindings import VERSIONS, run_with_bindings
 
-FILES = sorted(Path(package.__file__).parent.glob("*.py"))
-WITH_RTX = [*FILES, Path(package.__file__).parent.parent / "tensorrt_rtx.py"]
+WITH_RTX = sorted(Path(package.__file__).parent.glob("*.py"))
+FILES = [file for file in WITH_RTX if file.name != "rtx.py"]
 
 
 def look(names: list[list[str]]) -> list[Any]:

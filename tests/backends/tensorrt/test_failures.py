@@ -256,7 +256,7 @@ def test_timings_are_kept_unless_asked_not_to(tiny: str) -> None:
 
 def test_the_fastest_of_several_builds_is_kept(tiny: str) -> None:
     def work(bundle: str) -> list[Any]:
-        from resnet_edge.backends.tensorrt import standard
+        from resnet_edge.backends.tensorrt import backend
         from tests.backends.tensorrt.flow import Flow
         from tests.emulation import control
 
@@ -267,7 +267,7 @@ def test_the_fastest_of_several_builds_is_kept(tiny: str) -> None:
             plans.append(plan)
             return measured[len(plans) - 1]
 
-        real, standard._gpu_ms = standard._gpu_ms, time
+        real, backend._gpu_ms = backend._gpu_ms, time
         flow = Flow(bundle)
         built = flow.build(builds=3)
         return [

@@ -133,7 +133,7 @@ def test_what_fails_is_our_error_or_costs_only_the_kernels(
     def work(path: str, failure: str) -> list[Any]:
         from pathlib import Path
 
-        from resnet_edge.backends.tensorrt_rtx import runtime_cache_path
+        from resnet_edge.backends.tensorrt.rtx import runtime_cache_path
         from resnet_edge.errors import ResnetEdgeError
         from tests.backends.tensorrt.rtx_flow import RtxFlow
         from tests.emulation import control

@@ -274,7 +274,7 @@ def test_without_a_gpu_the_reason_is_said_and_nothing_crashes(
 def test_the_validity_of_an_engine_is_asked_before_it_is_loaded(
     make: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    from resnet_edge.backends.tensorrt_rtx import _check_validity
+    from resnet_edge.backends.tensorrt.rtx import _check_validity
 
     trt = require("tensorrt_rtx")
     if "without a GPU" not in get_backend("tensorrt_rtx").probe().detail:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.calibrate.layer_precisions import (
+from resnet_edge.backends.trtexec.layer_precisions import (
     Precision,
     format_layer_precisions,
     parse_layer_precisions,

@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.config import BuildConfig
-from resnet_edge.catalog.targets import load_target
-from resnet_edge.device.versions import parts
-from resnet_edge.errors import BuildError, ConfigError, GraphError
-from resnet_edge.tensors import TensorSpec
-from resnet_edge.trtexec.command import (
+from resnet_edge.backends.trtexec.command import (
     Build,
     build_arguments,
     build_request,
     check_options,
     graph_for,
 )
-from resnet_edge.trtexec.inference import Run, run_arguments
-from resnet_edge.trtexec.versions import known_flags
+from resnet_edge.backends.trtexec.inference import Run, run_arguments
+from resnet_edge.backends.trtexec.known_options import known_flags
+from resnet_edge.catalog.targets import load_target
+from resnet_edge.device.versions import parts
+from resnet_edge.errors import BuildError, ConfigError, GraphError
+from resnet_edge.tensors import TensorSpec
 from tests.emulation.trtexec.install import VERSIONS, flags_of, listed_flags
 
 if TYPE_CHECKING:

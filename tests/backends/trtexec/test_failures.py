@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.trtexec.failures import explain, succeeded, warnings_in
-from resnet_edge.trtexec.process import Outcome
+from resnet_edge.backends.trtexec.failures import explain, succeeded, warnings_in
+from resnet_edge.backends.trtexec.process import Outcome
 
 STAMP = "[11/24/2026-08:00:00]"
 ECHOES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.trtexec.command import shapes_option, writable
+from resnet_edge.backends.trtexec.command import shapes_option, writable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

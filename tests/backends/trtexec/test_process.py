@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_edge.backends.trtexec import process
+from resnet_edge.backends.trtexec.process import run_program
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.trtexec import process
-from resnet_edge.trtexec.process import run_program
 
 PYTHON = Path(sys.executable)
 
@@ -57,7 +57,7 @@ def test_an_interrupt_ends_the_program_too(tmp_path: Path) -> None:
         f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).touch(); time.sleep(.05)"
     )
     caller = (
-        "import pathlib, sys; from resnet_edge.trtexec.process import run_program; "
+        "import pathlib, sys; from resnet_edge.backends.trtexec.process import run_program; "
         f"run_program(pathlib.Path(sys.executable), ['-c', {child!r}], seconds=600.0)"
     )
     with subprocess.Popen([PYTHON, "-c", caller], stderr=subprocess.DEVNULL) as running:

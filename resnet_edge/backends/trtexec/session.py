@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.base import SelfTimed
+from resnet_edge.backends.trtexec.failures import explain, succeeded
+from resnet_edge.backends.trtexec.inference import Run, run_arguments
+from resnet_edge.backends.trtexec.output import check_outputs, parse_outputs, parse_times
+from resnet_edge.backends.trtexec.process import run_program
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.trtexec.failures import explain, succeeded
-from resnet_edge.trtexec.inference import Run, run_arguments
-from resnet_edge.trtexec.output import check_outputs, parse_outputs, parse_times
-from resnet_edge.trtexec.process import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.backends.base import Timings
+    from resnet_edge.backends.trtexec.binary import Trtexec
     from resnet_edge.tensors import TensorSpec
-    from resnet_edge.trtexec.binary import Trtexec
 
 __all__ = ["TrtexecSession"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from resnet_edge.backends.tensorrt.messages import explain as explain_tensorrt
 
 if TYPE_CHECKING:
-    from resnet_edge.trtexec.process import Outcome
+    from resnet_edge.backends.trtexec.process import Outcome
 
 __all__ = ["explain", "succeeded", "warnings_in"]
 

@@ -1,7 +1,7 @@
 """Requests as trtexec options, as each version writes them.
 
 Which options there are is decided by name, from the executable's own help, or from
-`resnet_edge.trtexec.versions` where there is none to ask.
+`resnet_edge.backends.trtexec.known_options` where there is none to ask.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from resnet_edge.calibrate.layer_precisions import format_layer_precisions
+from resnet_edge.backends.trtexec.layer_precisions import format_layer_precisions
 from resnet_edge.errors import BuildError, ConfigError, GraphError
 
 if TYPE_CHECKING:

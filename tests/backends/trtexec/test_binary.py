@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.doctor.examined import look
-from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.trtexec import binary
-from resnet_edge.trtexec.binary import (
+from resnet_edge.backends.trtexec import binary
+from resnet_edge.backends.trtexec.binary import (
     ask_trtexec,
     find_trtexec,
     locate_trtexec,
     parse_help,
     parse_version,
 )
+from resnet_edge.doctor.examined import look
+from resnet_edge.errors import BackendUnavailableError
 from tests.emulation.trtexec.install import VERSIONS, install, listed_flags
 
 if TYPE_CHECKING:

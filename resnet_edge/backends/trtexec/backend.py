@@ -16,6 +16,18 @@ from resnet_edge.backends.fastest import fastest, random_feed
 from resnet_edge.backends.tensorrt.calibration_cache import cache_for
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
+from resnet_edge.backends.trtexec.binary import find_trtexec
+from resnet_edge.backends.trtexec.command import (
+    build_arguments,
+    build_request,
+    check_options,
+    graph_for,
+    with_calibration,
+)
+from resnet_edge.backends.trtexec.failures import explain, succeeded, warnings_in
+from resnet_edge.backends.trtexec.inference import Run
+from resnet_edge.backends.trtexec.process import run_program
+from resnet_edge.backends.trtexec.session import TrtexecSession
 from resnet_edge.device.driver import query_driver
 from resnet_edge.errors import (
     BackendUnavailableError,
@@ -23,32 +35,20 @@ from resnet_edge.errors import (
     EngineMismatchError,
 )
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
-from resnet_edge.trtexec.binary import find_trtexec
-from resnet_edge.trtexec.command import (
-    build_arguments,
-    build_request,
-    check_options,
-    graph_for,
-    with_calibration,
-)
-from resnet_edge.trtexec.failures import explain, succeeded, warnings_in
-from resnet_edge.trtexec.inference import Run
-from resnet_edge.trtexec.process import run_program
-from resnet_edge.trtexec.session import TrtexecSession
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from resnet_edge.backends.base import Session
     from resnet_edge.backends.config import BuildConfig, Calibration
+    from resnet_edge.backends.trtexec.binary import Trtexec
+    from resnet_edge.backends.trtexec.command import Build
     from resnet_edge.bundle.names import Graph
     from resnet_edge.bundle.sidecar import Sidecar
     from resnet_edge.catalog.targets import Target
     from resnet_edge.device.driver import Gpu
     from resnet_edge.progress import Progress
     from resnet_edge.tensors import TensorSpec
-    from resnet_edge.trtexec.binary import Trtexec
-    from resnet_edge.trtexec.command import Build
 
 __all__ = ["TrtexecBackend"]
 

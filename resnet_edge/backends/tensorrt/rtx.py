@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from resnet_edge.backends.config import BuildConfig, EngineArtifact
-from resnet_edge.backends.tensorrt.backend import ModuleBackend
 from resnet_edge.backends.tensorrt.builder import build_plan as build_any
+from resnet_edge.backends.tensorrt.common import ModuleBackend
 from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine, refuse_foreign
 from resnet_edge.backends.tensorrt.logger import recording
 from resnet_edge.backends.tensorrt.session import TensorRTSession

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from resnet_edge.backends import trtexec as backend_module
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
+from resnet_edge.backends.trtexec import backend as backend_module
+from resnet_edge.backends.trtexec.session import TrtexecSession
 from resnet_edge.build import BuildConfig, build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.sidecar import read_sidecar
@@ -28,7 +29,6 @@ from resnet_edge.errors import (
     EngineMismatchError,
 )
 from resnet_edge.trtexec.equivalent import equivalent_command
-from resnet_edge.trtexec.session import TrtexecSession
 from tests.emulation.trtexec.install import VERSIONS, install
 
 if TYPE_CHECKING:
@@ -379,7 +379,7 @@ def test_a_build_without_end_is_ended(
 def test_a_program_that_prints_anything_is_not_taken_for_trtexec(
     bundle: Bundle, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    from resnet_edge.trtexec import process
+    from resnet_edge.backends.trtexec import process
 
     monkeypatch.setattr(process, "_TOO_MUCH", 1 << 22)
     use("8.5.2", fault)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from resnet_edge.backends.trtexec.failures import explain
+from resnet_edge.backends.trtexec.known_options import ALWAYS
+from resnet_edge.backends.trtexec.process import run_program
 from resnet_edge.device.versions import from_integer
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.trtexec.failures import explain
-from resnet_edge.trtexec.process import run_program
-from resnet_edge.trtexec.versions import ALWAYS
 
 __all__ = [
     "PLACES",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_edge.backends.trtexec.output import check_outputs, parse_outputs, parse_times
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.trtexec.output import check_outputs, parse_outputs, parse_times
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20

@@ -1,0 +1,1 @@
+"""The `trtexec` that JetPack brings, as a backend: no Python package is needed."""
