@@ -67,7 +67,7 @@ def random_checkpoint(name: str, cache: Path) -> Path:
 
 def random_bundle(name: str, cache: Path) -> Bundle:
     """Export a zoo network at 224 with random weights, once."""
-    from resnet_edge.export import export
+    from resnet_edge.export.stage import export
 
     return export(random_checkpoint(name, cache), cache / name).bundle
 

@@ -32,7 +32,7 @@ def torch_on_gpu(folder: str, checkpoint: str) -> dict[str, Any]:
     """PyTorch in FP32 (without TF32) and FP16, against the golden logits of the CPU."""
     import torch
 
-    from resnet_edge.export import reload_model
+    from resnet_edge.export.stage import reload_model
 
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

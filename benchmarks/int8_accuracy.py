@@ -22,7 +22,7 @@ from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
-from resnet_edge.export import export, reload_model
+from resnet_edge.export.stage import export, reload_model
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import quantize

@@ -51,7 +51,7 @@ def open_torch(bundle: str, image: np.ndarray[Any, Any]) -> tuple[Call, str]:
     """Load the bundle's checkpoint into PyTorch, eager, channels last."""
     from resnet_edge.backends.pytorch import TorchSession
     from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.export import reload_model
+    from resnet_edge.export.stage import reload_model
 
     opened = Bundle.open(Path(bundle))
     model = reload_model(opened, Path(opened.model.source))

@@ -94,7 +94,7 @@ def measure_start(report: Report, options: argparse.Namespace) -> None:
 def measure_call(report: Report, options: argparse.Namespace) -> None:
     """Time the CPU cost of one call through a session."""
     from resnet_edge.catalog.shipped import CHECKPOINT, find
-    from resnet_edge.export import ExportConfig, export
+    from resnet_edge.export.stage import ExportConfig, export
     from resnet_edge.images.spec import ImageSpec
 
     spec = ImageSpec(resize=8, crop=(8, 8), mean=(0.3,), std=(0.3,), color="gray")

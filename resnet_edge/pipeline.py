@@ -17,7 +17,7 @@ from resnet_edge.catalog.recipes import DEFAULT_RECIPE, load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError
-from resnet_edge.export import export
+from resnet_edge.export.stage import export
 from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
 from resnet_edge.verify.accuracy import verify

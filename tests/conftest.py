@@ -158,7 +158,7 @@ def flow_bundle(tmp_path_factory: pytest.TempPathFactory, shipped_images: Path) 
         bundle = Bundle.open(Path(shutil.copytree(given, folder)))
     else:
         require("torch")
-        from resnet_edge.export import export
+        from resnet_edge.export.stage import export
 
         bundle = export(find(CHECKPOINT), folder).bundle
     recipe = Recipe("test", "few images", "mse", images=320)
@@ -183,7 +183,7 @@ def exported(
     ones. Filters are random, the classifier is fitted, so that predictions mean something.
     """
     require("torch")
-    from resnet_edge.export import ExportConfig, export
+    from resnet_edge.export.stage import ExportConfig, export
     from resnet_edge.models.checkpoint import save_checkpoint
 
     @cache

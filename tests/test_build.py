@@ -35,7 +35,7 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     torch = require("torch")
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import Recipe
-    from resnet_edge.export import export
+    from resnet_edge.export.stage import export
     from resnet_edge.images.idx import IdxImages
     from resnet_edge.models.zoo import create
 

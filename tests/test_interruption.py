@@ -16,7 +16,7 @@ from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.catalog.targets import load_target
-from resnet_edge.export import export
+from resnet_edge.export.stage import export
 from resnet_edge.images.opening import open_images
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate

@@ -63,7 +63,7 @@ def main() -> None:
 def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:
     if spec["backend"] == "pytorch":
         from resnet_edge.backends.pytorch import TorchSession
-        from resnet_edge.export import reload_model
+        from resnet_edge.export.stage import reload_model
 
         model = reload_model(bundle, Path(spec["file"]))
         return TorchSession(model, bundle.model.image_spec)

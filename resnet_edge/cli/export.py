@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from resnet_edge.export import ExportResult
-    from resnet_edge.foreign.stage import ImportResult
+    from resnet_edge.export.foreign.import_onnx import ImportResult
+    from resnet_edge.export.stage import ExportResult
     from resnet_edge.images.source import ImageSource
     from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
@@ -75,8 +75,8 @@ def export(
 ) -> None:
     """Checkpoint to verified ONNX, with the golden reference beside it; or ONNX to the same."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.export import ExportConfig
-    from resnet_edge.export import export as run_export
+    from resnet_edge.export.stage import ExportConfig
+    from resnet_edge.export.stage import export as run_export
     from resnet_edge.images.opening import open_images
 
     options.refuse_labels_alone(labels, data)
@@ -159,7 +159,7 @@ def _import(
     images: ImageSource | None,
     progress: Progress,
 ) -> ImportResult:
-    from resnet_edge.foreign.stage import ImportConfig, import_onnx
+    from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx
     from resnet_edge.images.labels import read_class_names
 
     names = None if class_names is None else read_class_names(class_names)

@@ -94,7 +94,7 @@ def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> 
                 hint="pass these flags to export, or together with an ONNX file",
             )
         return Bundle.open(path)
-    from resnet_edge.foreign.stage import ImportConfig, import_onnx, imported_from
+    from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx, imported_from
 
     folder = Path("engines/builds") / path.stem
     known = imported_from(path, folder)
@@ -111,7 +111,7 @@ def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> 
 
 
 def _refuse_other_spec(path: Path, bundle: Bundle, flags: ImageSpecFlags | None) -> None:
-    from resnet_edge.foreign.spec import differences
+    from resnet_edge.export.foreign.preprocessing import differences
 
     recorded = bundle.model.image_spec
     if flags is not None and (given := flags.applied_to(recorded)) != recorded:
@@ -140,7 +140,7 @@ class ImageSpecFlags:
 
     def for_onnx(self, path: Path) -> ImageSpec | None:
         """Return the preprocessing for an ONNX file, None where nothing was said."""
-        from resnet_edge.foreign.stage import expected_image_spec
+        from resnet_edge.export.foreign.import_onnx import expected_image_spec
 
         return self.applied_to(expected_image_spec(path)) if self.given else None
 

@@ -9,7 +9,7 @@ from resnet_edge.backends.evaluate import run_all
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.export import store_evaluation
+from resnet_edge.export.stage import store_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
         if checkpoint is None:
             return None
         raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")
-    from resnet_edge.export import reload_model
+    from resnet_edge.export.stage import reload_model
 
     return reload_model(bundle, path)
 

@@ -18,7 +18,7 @@ from resnet_edge.catalog.targets import load_target
 from resnet_edge.cli.bench import _render
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.export import ExportConfig, export
+from resnet_edge.export.stage import ExportConfig, export
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST
 from resnet_edge.pipeline import contenders

@@ -17,7 +17,7 @@ from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.calibrate.adopt import adopt
 from resnet_edge.errors import CalibrationError, GraphError
-from resnet_edge.foreign.stage import ImportConfig, import_onnx
+from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx
 from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.stand_in import stand_in
@@ -25,7 +25,7 @@ from resnet_edge.images.spec import ImageSpec
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.stage import quantize, stored_plan
 from tests.conftest import require
-from tests.foreign.models import run_original
+from tests.export.foreign.models import run_original
 from tests.quantize.graphs import float_net, foreign
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.cli.app import run
 from tests.conftest import require
-from tests.foreign.models import legacy_export, numbers, plain, tiny_network
+from tests.export.foreign.models import legacy_export, numbers, plain, tiny_network
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.errors import ConfigError, DataError
-from resnet_edge.export import export
+from resnet_edge.export.stage import export
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint

@@ -9,7 +9,7 @@ import pytest
 
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.errors import GraphError
-from resnet_edge.export import ExportConfig, export
+from resnet_edge.export.stage import ExportConfig, export
 from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.operators import commutes

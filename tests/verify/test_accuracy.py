@@ -94,7 +94,7 @@ def test_without_images_the_golden_ones_are_too_few(bundle: Bundle) -> None:
 def test_golden_images_of_an_imported_model_do_not_claim_pytorch(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    from resnet_edge.foreign.stage import import_onnx
+    from resnet_edge.export.foreign.import_onnx import import_onnx
 
     imported = import_onnx(bundle.path / "model.onnx", tmp_path / "imported").bundle
     assert verify(imported, find_candidate(imported), None).source == "onnx"

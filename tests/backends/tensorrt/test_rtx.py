@@ -56,7 +56,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     torch = require("torch")
     require("tensorrt_rtx")
     from resnet_edge.calibrate.stage import calibrate
-    from resnet_edge.export import ExportConfig, export
+    from resnet_edge.export.stage import ExportConfig, export
     from resnet_edge.images.idx import IdxImages
     from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.checkpoint import save_checkpoint

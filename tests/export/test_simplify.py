@@ -9,8 +9,8 @@ import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ExportError, GraphError
+from resnet_edge.export.simplify import IR_VERSION, OPSET, simplify
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.simplify import IR_VERSION, OPSET, simplify
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:

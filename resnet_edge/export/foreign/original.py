@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnet_edge.foreign.session import ForeignSession
-from resnet_edge.normalize.classifier import normalize
-from resnet_edge.parity import compare_logits
+from resnet_edge.export.foreign.class_output import ForeignSession
+from resnet_edge.export.normalize.classifier import normalize
+from resnet_edge.export.parity import compare_logits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from resnet_edge.foreign.model import ImageInput
-    from resnet_edge.foreign.session import ClassOutput
+    from resnet_edge.export.foreign.class_output import ClassOutput
+    from resnet_edge.export.foreign.model import ImageInput
+    from resnet_edge.export.normalize.classifier import Normalized
     from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.normalize.classifier import Normalized
 
 __all__ = ["Original", "normalized"]
 

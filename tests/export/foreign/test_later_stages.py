@@ -19,7 +19,7 @@ from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import ConfigError
-from resnet_edge.foreign.stage import ImportConfig
+from resnet_edge.export.foreign.import_onnx import ImportConfig
 from resnet_edge.graph.onnx_model import fixed_batch, load_graph
 from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.idx import IdxImages
@@ -29,8 +29,8 @@ from resnet_edge.quantize.stage import quantize
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
-from tests.foreign.bring import BODY, SPEC, bring, logits_of
-from tests.foreign.models import (
+from tests.export.foreign.bring import BODY, SPEC, bring, logits_of
+from tests.export.foreign.models import (
     SIZE,
     UNFOLDED,
     caffe_like,

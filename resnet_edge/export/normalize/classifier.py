@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ExportError, GraphError
-from resnet_edge.graph.relabel import opset_of, set_opset
-from resnet_edge.normalize.layers import (
+from resnet_edge.export.normalize.layers import (
     count_parameters,
     dense_to_gemm,
     fold_affine,
     give_own_weights,
 )
-from resnet_edge.normalize.layout import sink_transposes, take_nchw
-from resnet_edge.normalize.passes import (
+from resnet_edge.export.normalize.layout import sink_transposes, take_nchw
+from resnet_edge.export.normalize.passes import (
     drop_no_ops,
     flatten_output,
     keep_output,
@@ -24,14 +23,15 @@ from resnet_edge.normalize.passes import (
     raise_opset,
     tidy_names,
 )
-from resnet_edge.normalize.shapes import (
+from resnet_edge.export.normalize.shapes import (
     count_macs,
     fix_input,
     fold_constants,
     free_batch,
     state_output,
 )
-from resnet_edge.simplify import IR_VERSION, OPSET, drop_exporter_metadata, run_onnxsim
+from resnet_edge.export.simplify import IR_VERSION, OPSET, drop_exporter_metadata, run_onnxsim
+from resnet_edge.graph.relabel import opset_of, set_opset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

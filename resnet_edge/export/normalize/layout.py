@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resnet_edge.export.normalize.passes import bypass, rename
+from resnet_edge.export.normalize.shapes import store
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted
-from resnet_edge.normalize.passes import bypass, rename
-from resnet_edge.normalize.shapes import store
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -16,13 +16,13 @@ from tests.conftest import require, stir_batch_norms
 
 torch = require("torch")
 
-from resnet_edge.models.resnet import ResNet, ResNetConfig  # noqa: E402
-from resnet_edge.models.stride import (  # noqa: E402
+from resnet_edge.export.stride import (  # noqa: E402
     KnownLogits,
     choose_by_labels,
     choose_by_logits,
     read_known_logits,
 )
+from resnet_edge.models.resnet import ResNet, ResNetConfig  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path

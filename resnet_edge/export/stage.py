@@ -12,11 +12,7 @@ from resnet_edge.bundle.names import GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
-from resnet_edge.images.opening import open_images
-from resnet_edge.models.checkpoint import load_model, read_checkpoint
-from resnet_edge.models.resnet_config import ResNetConfig
-from resnet_edge.models.stride import choose_by_labels, choose_by_logits, read_known_logits
-from resnet_edge.parity import (
+from resnet_edge.export.parity import (
     Parity,
     compare_logits,
     fingerprint,
@@ -26,9 +22,13 @@ from resnet_edge.parity import (
     store_logits,
     write_metadata,
 )
+from resnet_edge.export.simplify import OPSET, simplify
+from resnet_edge.export.stride import choose_by_labels, choose_by_logits, read_known_logits
+from resnet_edge.export.torch_onnx import torch_to_onnx
+from resnet_edge.images.opening import open_images
+from resnet_edge.models.checkpoint import load_model, read_checkpoint
+from resnet_edge.models.resnet_config import ResNetConfig
 from resnet_edge.progress import SILENT
-from resnet_edge.simplify import OPSET, simplify
-from resnet_edge.torch_onnx import torch_to_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BundleError, CheckpointError, ConfigError, DataError, ExportError
-from resnet_edge.export import ExportConfig, export, reload_model
+from resnet_edge.export.stage import ExportConfig, export, reload_model
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
@@ -97,7 +97,7 @@ def test_a_second_export_of_the_same_is_skipped(checkpoint: Path, tmp_path: Path
 def test_a_model_that_differs_from_pytorch_is_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnet_edge import export as module
+    from resnet_edge.export import stage as module
 
     real = module.simplify
 

@@ -11,8 +11,8 @@ import pytest
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.errors import CheckpointError, GraphError
-from resnet_edge.export import reload_model
-from resnet_edge.foreign.stage import ImportConfig, import_onnx
+from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx
+from resnet_edge.export.stage import reload_model
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
@@ -20,7 +20,7 @@ from resnet_edge.images.opening import open_images
 from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
-from tests.foreign.bring import (
+from tests.export.foreign.bring import (
     BODY,
     CONFIG,
     LEGACY,
@@ -30,7 +30,7 @@ from tests.foreign.bring import (
     logits_of,
     write,
 )
-from tests.foreign.models import (
+from tests.export.foreign.models import (
     DYNAMIC,
     KERAS,
     SIZE,
@@ -172,7 +172,7 @@ def test_our_own_exports_are_imported_as_they_were(
 
 
 def test_what_the_dynamo_exporter_writes_becomes_a_bundle(tmp_path: Path) -> None:
-    from resnet_edge.torch_onnx import torch_to_onnx
+    from resnet_edge.export.torch_onnx import torch_to_onnx
 
     network = tiny_network()
     original = torch_to_onnx(network, SPEC)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph.relabel import opset_of
-from resnet_edge.normalize.passes import (
+from resnet_edge.export.normalize.passes import (
     drop_no_ops,
     flatten_output,
     keep_output,
@@ -13,9 +12,10 @@ from resnet_edge.normalize.passes import (
     raise_opset,
     tidy_names,
 )
-from resnet_edge.normalize.shapes import store
+from resnet_edge.export.normalize.shapes import store
+from resnet_edge.graph.relabel import opset_of
 from tests.conftest import require
-from tests.normalize.graphs import assert_valid, check, graph, kinds, run
+from tests.export.normalize.graphs import assert_valid, check, graph, kinds, run
 
 require("onnxruntime")
 

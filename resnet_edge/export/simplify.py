@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import ExportError
+from resnet_edge.export.normalize.layers import give_own_weights
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
 from resnet_edge.graph.relabel import set_opset
-from resnet_edge.normalize.layers import give_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,14 +10,15 @@ from resnet_edge.bundle.names import GOLDEN, MANIFEST, MODEL
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
-from resnet_edge.files import sha256_json
-from resnet_edge.foreign.model import file_hashes, image_input, read_foreign
-from resnet_edge.foreign.original import Original, normalized
-from resnet_edge.foreign.session import class_output
-from resnet_edge.foreign.spec import choose_image_spec, recorded_image_spec, recorded_labels
-from resnet_edge.graph.onnx_model import load_graph
-from resnet_edge.images.opening import open_images
-from resnet_edge.parity import (
+from resnet_edge.export.foreign.class_output import class_output
+from resnet_edge.export.foreign.model import file_hashes, image_input, read_foreign
+from resnet_edge.export.foreign.original import Original, normalized
+from resnet_edge.export.foreign.preprocessing import (
+    choose_image_spec,
+    recorded_image_spec,
+    recorded_labels,
+)
+from resnet_edge.export.parity import (
     Parity,
     compare_logits,
     fingerprint,
@@ -27,8 +28,11 @@ from resnet_edge.parity import (
     store_logits,
     write_metadata,
 )
+from resnet_edge.export.simplify import OPSET
+from resnet_edge.files import sha256_json
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
-from resnet_edge.simplify import OPSET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnet_edge.foreign.session import ClassOutput
+    from resnet_edge.export.foreign.class_output import ClassOutput
     from resnet_edge.images.source import ImageSource
     from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress

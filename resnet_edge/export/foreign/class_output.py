@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from resnet_edge.foreign.model import ImageInput
+    from resnet_edge.export.foreign.model import ImageInput
     from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["ClassOutput", "ForeignSession", "class_output"]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import GraphError
-from resnet_edge.graph.nodes import GraphIndex
-from resnet_edge.normalize.shapes import (
+from resnet_edge.export.normalize.shapes import (
     count_macs,
     fix_input,
     fold_constants,
@@ -16,9 +15,10 @@ from resnet_edge.normalize.shapes import (
     store,
     tensor_shapes,
 )
+from resnet_edge.graph.nodes import GraphIndex
 from tests.conftest import require
-from tests.foreign.models import numbers
-from tests.normalize.graphs import assert_valid, check, graph, kinds, run
+from tests.export.foreign.models import numbers
+from tests.export.normalize.graphs import assert_valid, check, graph, kinds, run
 
 require("onnxruntime")
 

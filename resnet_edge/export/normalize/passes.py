@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import GraphError
+from resnet_edge.export.normalize.shapes import state_output, store, tensor_shapes
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.normalize.shapes import state_output, store, tensor_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

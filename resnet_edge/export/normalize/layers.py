@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.export.normalize.shapes import store, tensor_shapes
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
-from resnet_edge.normalize.shapes import store, tensor_shapes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,9 @@ import onnx
 from hypothesis import settings
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.normalize.shapes import state_output
+from resnet_edge.export.normalize.shapes import state_output
 from tests.conftest import onnx_model
-from tests.foreign.models import numbers
+from tests.export.foreign.models import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ import onnx
 
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.reference import Golden
-from resnet_edge.foreign.stage import ImportConfig, ImportResult, import_onnx
+from resnet_edge.export.foreign.import_onnx import ImportConfig, ImportResult, import_onnx
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.spec import ImageSpec
-from tests.foreign.models import DYNAMIC, SIZE, UNFOLDED, run_original, softmax
+from tests.export.foreign.models import DYNAMIC, SIZE, UNFOLDED, run_original, softmax
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,14 +11,22 @@ import pytest
 
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.errors import BundleError, ConfigError, DataError, ExportError, GraphError
-from resnet_edge.foreign.stage import ImportConfig, expected_image_spec, import_onnx
+from resnet_edge.export.foreign.import_onnx import ImportConfig, expected_image_spec, import_onnx
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.spec import IMAGENET, ImageSpec
 from tests.conftest import require
-from tests.foreign.bring import BODY, CONFIG, HEAD, SPEC, assert_equal_for_any_batch, bring, write
-from tests.foreign.models import (
+from tests.export.foreign.bring import (
+    BODY,
+    CONFIG,
+    HEAD,
+    SPEC,
+    assert_equal_for_any_batch,
+    bring,
+    write,
+)
+from tests.export.foreign.models import (
     SIZE,
     UNFOLDED,
     legacy_export,
@@ -223,7 +231,7 @@ def test_a_model_that_overflows_on_images_is_refused(tmp_path: Path) -> None:
 def test_a_normalised_model_that_differs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnet_edge.normalize import classifier
+    from resnet_edge.export.normalize import classifier
 
     def forget(model: ModelProto) -> None:
         for node in model.graph.node:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.foreign.model import ImageInput
+    from resnet_edge.export.foreign.model import ImageInput
 
 __all__ = [
     "choose_image_spec",

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.normalize.layout import sink_transposes, take_nchw
+from resnet_edge.export.normalize.layout import sink_transposes, take_nchw
 from tests.conftest import require
-from tests.foreign.models import numbers
-from tests.normalize.graphs import assert_valid, check, few, graph, kinds
+from tests.export.foreign.models import numbers
+from tests.export.normalize.graphs import assert_valid, check, few, graph, kinds
 
 require("onnxruntime")
 

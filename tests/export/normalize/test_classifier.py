@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from resnet_edge.export.normalize.classifier import normalize
 from resnet_edge.graph.nodes import attribute
-from resnet_edge.normalize.classifier import normalize
 from tests.conftest import require
-from tests.foreign.models import caffe_like, tf_like
-from tests.normalize.graphs import run
+from tests.export.foreign.models import caffe_like, tf_like
+from tests.export.normalize.graphs import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.graph.nodes import GraphIndex
-from resnet_edge.normalize.layers import (
+from resnet_edge.export.normalize.layers import (
     count_parameters,
     dense_to_gemm,
     fold_affine,
     give_own_weights,
 )
+from resnet_edge.graph.nodes import GraphIndex
 from tests.conftest import require
-from tests.foreign.models import numbers
-from tests.normalize.graphs import check, few, graph
+from tests.export.foreign.models import numbers
+from tests.export.normalize.graphs import check, few, graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
