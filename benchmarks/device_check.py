@@ -49,7 +49,7 @@ RANDOM_WEIGHTS = (
     "torch.save(create(sys.argv[1]).state_dict(), sys.argv[2])"
 )
 RTX_GPUS = (
-    "import json; from resnet_edge.request import RTX_CAPABILITIES as c; print(json.dumps(c))"
+    "import json; from resnet_edge.build.request import RTX_CAPABILITIES as c; print(json.dumps(c))"
 )
 
 

@@ -24,7 +24,7 @@ def build_ours(bundle: str, work: str, target: str, precision: str) -> Result:
     import onnx  # noqa: F401  (imports are done before the clock starts, on both sides)
     import tensorrt_rtx  # noqa: F401
 
-    from resnet_edge.build import BuildConfig, build
+    from resnet_edge.build.stage import BuildConfig, build
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import load_target
 
@@ -68,7 +68,7 @@ def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) 
     import tensorrt_rtx  # noqa: F401
     import torch  # noqa: F401
 
-    from resnet_edge.build import BuildConfig, build
+    from resnet_edge.build.stage import BuildConfig, build
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import load_recipe

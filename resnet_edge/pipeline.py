@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bench.latency import BenchConfig, Contender, bench
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.calibrate.stage import calibrate
@@ -25,7 +25,7 @@ from resnet_edge.verify.candidate import find_candidate
 
 if TYPE_CHECKING:
     from resnet_edge.bench.latency import BenchResult
-    from resnet_edge.build import BuildResult
+    from resnet_edge.build.stage import BuildResult
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.progress import Progress
     from resnet_edge.verify.accuracy import AccuracyResult

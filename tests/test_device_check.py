@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_edge.backends.cuda.device import LIBRARIES
+from resnet_edge.build.request import Request, check_request
 from resnet_edge.catalog.targets import Target, list_targets
 from resnet_edge.errors import ConfigError
-from resnet_edge.request import Request, check_request
 from tests.conftest import REPOSITORY, require
 from tests.device.test_driver import DRIVER, compile_library
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import CalibrationError
-from resnet_edge.quantize.qdq_view import DQ, Q, QdqView
+from resnet_edge.lint.view import DQ, Q, QdqView
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resnet_edge.backends.config import BuildConfig, Calibrator
-    from resnet_edge.build import BuildResult
+    from resnet_edge.build.stage import BuildResult
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import Target
 
@@ -127,8 +127,8 @@ def build(
     """Build an engine for a target; with --int8 --data DIR it calibrates first."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.build import build as run_build
-    from resnet_edge.build import check_build
+    from resnet_edge.build.stage import build as run_build
+    from resnet_edge.build.stage import check_build
     from resnet_edge.bundle.sidecar import copy_engine
     from resnet_edge.calibrate.adopt import adopt
     from resnet_edge.calibrate.stage import calibrate
@@ -199,7 +199,7 @@ def build(
 def _print_command(
     out: Output, bundle: Bundle, target: Target, config: BuildConfig, version: str
 ) -> None:
-    from resnet_edge.trtexec.equivalent import equivalent_command
+    from resnet_edge.build.trtexec_equivalent import equivalent_command
 
     wanted = None if version == "auto" else version
     found = equivalent_command(bundle, target, config, wanted)

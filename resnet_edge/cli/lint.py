@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from resnet_edge.quantize.lint import Finding, Flavour
+    from resnet_edge.lint.check import Finding, Flavour
 
 __all__ = ["lint"]
 
@@ -42,9 +42,9 @@ def lint(
     """Say what TensorRT would refuse or run in float in a Q/DQ graph; exit code 3 on an error."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.graph.onnx_model import load_graph, save_graph
-    from resnet_edge.quantize.lint import lint as run_lint
-    from resnet_edge.quantize.lint import select
-    from resnet_edge.quantize.lint_fix import fix as run_fix
+    from resnet_edge.lint.check import lint as run_lint
+    from resnet_edge.lint.check import select
+    from resnet_edge.lint.fix import fix as run_fix
 
     if output is not None and not fix:
         raise ConfigError("--output is for the repaired graph", hint="add --fix")
@@ -74,7 +74,7 @@ def lint(
 
 
 def _flavours(names: list[str] | None) -> tuple[Flavour, ...]:
-    from resnet_edge.quantize.lint import FLAVOURS
+    from resnet_edge.lint.check import FLAVOURS
 
     if unknown := set(names or ()) - set(FLAVOURS):
         raise ConfigError(
@@ -93,7 +93,7 @@ def _render(
     from rich.markup import escape
     from rich.table import Table
 
-    from resnet_edge.quantize.lint import FLAVOURS
+    from resnet_edge.lint.check import FLAVOURS
 
     if findings:
         table = Table("finding", "nodes", "what, and what repairs it", "TensorRT", box=box.SIMPLE)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from resnet_edge.build.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.catalog.automatic import automatic_target
 from resnet_edge.device.versions import parts, within
 from resnet_edge.doctor.board import check_driver
 from resnet_edge.doctor.checks import Check, fail, not_applicable, ok, warn
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

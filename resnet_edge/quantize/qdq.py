@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.operators import commutes
-from resnet_edge.quantize.precision import HALF
+from resnet_edge.quantize.fp16 import HALF
 from resnet_edge.quantize.weights import QMAX, quantize_weight, round_weight, weight_scales
 from resnet_edge.quantize.writer import DQ, Pair, Writer, scale_name
 

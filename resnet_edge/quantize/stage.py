@@ -12,8 +12,8 @@ from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
 from resnet_edge.files import read_json, write_json
 from resnet_edge.graph.onnx_model import load_graph, save_graph
+from resnet_edge.quantize.fp16 import to_fp16
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import engine_graph, twin_graph
 from resnet_edge.quantize.stem import block_the_stem
 

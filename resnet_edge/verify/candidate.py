@@ -12,7 +12,7 @@ from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMisma
 from resnet_edge.files import sha256_file
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.stand_in import halves, stand_in
-from resnet_edge.quantize.precision import to_fp16
+from resnet_edge.quantize.fp16 import to_fp16
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from resnet_edge.bench.latency import BenchConfig, BenchResult, Contender, bench
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.cli.bench import _render

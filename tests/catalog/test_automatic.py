@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from resnet_edge.build.request import Request, check_request
 from resnet_edge.catalog import automatic
 from resnet_edge.catalog.automatic import automatic_target, resolve_target
 from resnet_edge.catalog.targets import Target, list_targets, load_target
@@ -14,7 +15,6 @@ from resnet_edge.device.driver import Driver, Gpu
 from resnet_edge.device.jetson import detect_jetson
 from resnet_edge.device.memory import read_memory
 from resnet_edge.errors import ConfigError
-from resnet_edge.request import Request, check_request
 from tests.device.trees import TREES, Tree, write_tree
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ def ask(monkeypatch: pytest.MonkeyPatch, bundle_copy: Path) -> Any:
         raise Asked(config, rest["images"])
 
     def asked(*flags: object) -> Asked:
-        monkeypatch.setattr("resnet_edge.build.build", build)
-        monkeypatch.setattr("resnet_edge.build.check_build", lambda *_: None)
+        monkeypatch.setattr("resnet_edge.build.stage.build", build)
+        monkeypatch.setattr("resnet_edge.build.stage.check_build", lambda *_: None)
         with pytest.raises(Asked) as caught:
             run(["build", str(bundle_copy), "--target", "cpu", "--debug", *map(str, flags)])
         return caught.value

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from resnet_edge.cli.app import run
-from resnet_edge.quantize.lint import lint
+from resnet_edge.lint.check import lint
 from tests.quantize.graphs import BIAS, pair, residual, sound
 from tests.quantize.graphs import run as compute
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden

@@ -11,7 +11,8 @@ import pytest
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.tensorrt.backend import TensorRTBackend
-from resnet_edge.build import build, layers_path
+from resnet_edge.build.request import RTX_CAPABILITIES, Request, check_request
+from resnet_edge.build.stage import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.targets import Target
@@ -20,7 +21,6 @@ from resnet_edge.errors import ConfigError
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.opening import open_images
-from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.verify.candidate import find_candidate
 from tests.conftest import require
 

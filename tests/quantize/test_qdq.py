@@ -21,8 +21,8 @@ from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.opening import open_images
+from resnet_edge.quantize.fp16 import to_fp16
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph, twin_graph
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
 from tests.conftest import onnx_model, require

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import EVALUATION, PLAN
 from resnet_edge.bundle.reference import Evaluated

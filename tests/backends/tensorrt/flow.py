@@ -11,10 +11,10 @@ import numpy as np
 
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.build import build, layers_path
+from resnet_edge.build.implicit import fill_ranges
+from resnet_edge.build.stage import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
-from resnet_edge.calibrate.implicit import fill_ranges
 from resnet_edge.catalog.targets import Target
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.progress import SILENT
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnet_edge.backends.tensorrt.session import TensorRTSession
-    from resnet_edge.build import BuildResult
+    from resnet_edge.build.stage import BuildResult
     from resnet_edge.progress import Progress
 
 

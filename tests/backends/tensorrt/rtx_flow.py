@@ -13,7 +13,7 @@ from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.backends.tensorrt.rtx import runtime_cache_path
-from resnet_edge.build import build, layers_path
+from resnet_edge.build.stage import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.targets import load_target
@@ -23,7 +23,7 @@ from tests.backends.tensorrt.rtx_runtime import Emulated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from resnet_edge.build import BuildResult
+    from resnet_edge.build.stage import BuildResult
 
 
 class RtxFlow:

@@ -11,7 +11,7 @@ import pytest
 
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.build import build, layers_path
+from resnet_edge.build.stage import build, layers_path
 from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.targets import load_target
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from resnet_edge.backends.config import Precision
-    from resnet_edge.build import BuildResult
+    from resnet_edge.build.stage import BuildResult
     from resnet_edge.bundle.bundle import Bundle
 
 RTX = load_target("rtx-4090")

@@ -232,7 +232,7 @@ def test_another_gpu_is_an_obstacle(tiny: str) -> None:
     from pathlib import Path
 
     from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.build import build
+    from resnet_edge.build.stage import build
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.catalog.targets import load_target
 

@@ -17,7 +17,8 @@ from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.backends.trtexec import backend as backend_module
 from resnet_edge.backends.trtexec.session import TrtexecSession
-from resnet_edge.build import BuildConfig, build, layers_path
+from resnet_edge.build.stage import BuildConfig, build, layers_path
+from resnet_edge.build.trtexec_equivalent import equivalent_command
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.catalog.targets import Target
@@ -28,14 +29,13 @@ from resnet_edge.errors import (
     ConfigError,
     EngineMismatchError,
 )
-from resnet_edge.trtexec.equivalent import equivalent_command
 from tests.emulation.trtexec.install import VERSIONS, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resnet_edge.backends.config import Precision
-    from resnet_edge.build import BuildResult
+    from resnet_edge.build.stage import BuildResult
 
 XAVIER = Target("xavier", "", "trtexec", "7.2", dla_cores=2, soc="tegra194", modules=("p2888",))
 PROFILE = (2, 4, 8)

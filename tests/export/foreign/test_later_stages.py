@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.bench.latency import BenchConfig, bench
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.names import GRAPHS, MODEL
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.calibrate.collect import collect

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.graph.nodes import prune
 from resnet_edge.graph.relabel import set_opset
-from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
-from resnet_edge.quantize.qdq_view import Q, QdqView
+from resnet_edge.lint.check import FLAVOURS, RULES, Finding, Flavour, lint, select
+from resnet_edge.lint.view import Q, QdqView
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
 
 if TYPE_CHECKING:

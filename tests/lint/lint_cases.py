@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.quantize.lint import Finding
+    from resnet_edge.lint.check import Finding
 HALF = (TensorProto.FLOAT16, TensorProto.FLOAT16)
 UINT8_IN = (TensorProto.UINT8, TensorProto.FLOAT)
 COLUMN_SCALES = (np.abs(WEIGHT).max((0, 2, 3)) / 127).astype(np.float32)

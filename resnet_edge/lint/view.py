@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resnet_edge.graph.nodes import attribute
 from resnet_edge.graph.operators import COMMUTING
-from resnet_edge.quantize.qdq_types import DQ, WEIGHTED, Q, TypedView
+from resnet_edge.lint.typed_view import DQ, WEIGHTED, Q, TypedView
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -13,7 +13,7 @@ from resnet_edge.bundle.reference import Golden
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.onnx_model import load_graph
-from resnet_edge.quantize.precision import to_fp16
+from resnet_edge.quantize.fp16 import to_fp16
 from tests.conftest import onnx_model, require
 
 if TYPE_CHECKING:

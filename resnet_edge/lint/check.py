@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from resnet_edge.quantize.lint_layers import LAYER_RULES
-from resnet_edge.quantize.lint_pairs import PAIR_RULES
-from resnet_edge.quantize.lint_rule import FLAVOURS, Flavour, Severity
-from resnet_edge.quantize.qdq_view import DQ, Q, QdqView
+from resnet_edge.lint.layer_rules import LAYER_RULES
+from resnet_edge.lint.pair_rules import PAIR_RULES
+from resnet_edge.lint.rule import FLAVOURS, Flavour, Severity
+from resnet_edge.lint.view import DQ, Q, QdqView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.errors import BuildError
-from resnet_edge.quantize.lint import lint, select
-from resnet_edge.quantize.lint_fix import fix
+from resnet_edge.lint.check import lint, select
+from resnet_edge.lint.fix import fix
+from tests.lint.lint_cases import (
+    BIAS_SCALES,
+    BIAS_STEPS,
+    CASES,
+    COLUMN_SCALES,
+    INT8_PLAN,
+    SHIFTED,
+    Case,
+    plan_size,
+    rules,
+)
 from tests.quantize.graphs import (
     CHANNELS,
     W_STEPS,
@@ -23,17 +34,6 @@ from tests.quantize.graphs import (
     run,
     sound,
     weight_pair,
-)
-from tests.quantize.lint_cases import (
-    BIAS_SCALES,
-    BIAS_STEPS,
-    CASES,
-    COLUMN_SCALES,
-    INT8_PLAN,
-    SHIFTED,
-    Case,
-    plan_size,
-    rules,
 )
 
 if TYPE_CHECKING:

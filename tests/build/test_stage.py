@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.build import BuildConfig, build
+from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
 from resnet_edge.catalog.targets import Target, load_target

@@ -10,13 +10,10 @@ import pytest
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.tensorrt.calibration_cache import read_cache
+from resnet_edge.build.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL, TABLE
 from resnet_edge.calibrate.fill import fill_ranges
-from resnet_edge.calibrate.implicit import (
-    calibration_sha256,
-    implicit_calibration,
-)
 from resnet_edge.errors import CalibrationError, ConfigError, DataError
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.opening import open_images

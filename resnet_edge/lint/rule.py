@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
-    from resnet_edge.quantize.qdq_view import QdqView
+    from resnet_edge.lint.view import QdqView
 
 __all__ = [
     "FLAVOURS",

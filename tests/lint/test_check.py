@@ -11,14 +11,13 @@ from onnx import numpy_helper
 
 from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.errors import BuildError, GraphError
-from resnet_edge.quantize.lint import FLAVOURS, RULES, Finding, Flavour, lint, select
-from resnet_edge.quantize.lint_fix import fix
+from resnet_edge.lint.check import FLAVOURS, RULES, Finding, Flavour, lint, select
+from resnet_edge.lint.fix import fix
+from resnet_edge.quantize.fp16 import to_fp16
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.precision import to_fp16
 from resnet_edge.quantize.qdq import Weights, engine_graph
 from tests.conftest import REPOSITORY, require
-from tests.quantize.graphs import conv, float_net, model, node, pair, residual, sound, weight_pair
-from tests.quantize.lint_cases import (
+from tests.lint.lint_cases import (
     BIAS_SCALES,
     BIAS_STEPS,
     CASES,
@@ -29,6 +28,7 @@ from tests.quantize.lint_cases import (
     plan_size,
     rules,
 )
+from tests.quantize.graphs import conv, float_net, model, node, pair, residual, sound, weight_pair
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from resnet_edge.build.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.catalog.targets import Target, list_targets, load_target
 from resnet_edge.errors import ConfigError
-from resnet_edge.request import RTX_CAPABILITIES, Request, check_request
 from tests.conftest import require
 
 ONE = (1, 1, 1)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from resnet_edge.build.opset import relabelled_name, within_opset
 from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.opset import relabelled_name, within_opset
 from resnet_edge.quantize.stage import quantize
 from tests.conftest import onnx_model
 

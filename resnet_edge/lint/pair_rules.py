@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.quantize.lint_rule import FLAVOURS, TRT8, Rule, Verdict, registrar
-from resnet_edge.quantize.qdq_types import UINT8_MIDDLES
-from resnet_edge.quantize.qdq_view import DQ, Q, QdqView
+from resnet_edge.lint.rule import FLAVOURS, TRT8, Rule, Verdict, registrar
+from resnet_edge.lint.typed_view import UINT8_MIDDLES
+from resnet_edge.lint.view import DQ, Q, QdqView
 
 if TYPE_CHECKING:
     from onnx import NodeProto

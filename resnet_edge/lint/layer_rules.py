@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_edge.quantize.lint_rule import FLAVOURS, TRT8, TRT10, TYPED, Rule, Verdict, registrar
-from resnet_edge.quantize.qdq_view import DQ, WEIGHTED, Q, QdqView
+from resnet_edge.lint.rule import FLAVOURS, TRT8, TRT10, TYPED, Rule, Verdict, registrar
+from resnet_edge.lint.view import DQ, WEIGHTED, Q, QdqView
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto

@@ -15,15 +15,15 @@ from resnet_edge.backends.trtexec.command import (
     with_calibration,
 )
 from resnet_edge.backends.trtexec.known_options import known_flags
-from resnet_edge.build import engine_name
+from resnet_edge.build.opset import relabelled_name
+from resnet_edge.build.request import Request, check_request
+from resnet_edge.build.stage import engine_name
 from resnet_edge.bundle.names import CACHE, MODEL
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.opset import relabelled_name
 from resnet_edge.quantize.stage import base_name, stored_plan
-from resnet_edge.request import Request, check_request
 
 if TYPE_CHECKING:
     from resnet_edge.backends.config import BuildConfig
