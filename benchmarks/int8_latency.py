@@ -13,7 +13,7 @@ import numpy as np
 from common import Report, parser, photos, random_bundle, say, start
 from peers import BUSY, HERE, Peers, Usage
 
-from resnet_edge.bench.process import Worker
+from resnet_edge.bench.worker_process import Worker
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe

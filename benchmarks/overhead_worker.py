@@ -74,8 +74,8 @@ def flow_ours(bundle: str, work: str, target: str, calibration: str, test: str) 
     from resnet_edge.catalog.recipes import load_recipe
     from resnet_edge.catalog.targets import load_target
     from resnet_edge.images.opening import open_images
-    from resnet_edge.verify.accuracy import verify
     from resnet_edge.verify.candidate import find_candidate
+    from resnet_edge.verify.stage import verify
 
     opened = Bundle.open(Path(shutil.copytree(bundle, work, dirs_exist_ok=True)))
     clock = Clock()

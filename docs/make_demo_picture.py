@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from resnet_edge.cli.demo import render
-from resnet_edge.pipeline import demo
+from resnet_edge.deploy.demo import demo
 
 
 def main() -> None:

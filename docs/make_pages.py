@@ -17,11 +17,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
 
 from resnet_edge.experiment.curves import Comparison, final_table
+from resnet_edge.experiment.pictures import plot_curves, plot_responses
 from resnet_edge.experiment.responses import NetworkResponses, Response, responses_table
 from resnet_edge.files import read_json
 from resnet_edge.models.resnet import ResNet, count_macs, without_weights
 from resnet_edge.models.zoo import architecture
-from resnet_edge.report.plots import plot_curves, plot_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.export.stage import export
 from resnet_edge.images.opening import open_images
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

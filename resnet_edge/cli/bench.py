@@ -13,7 +13,7 @@ from resnet_edge.cli.output import DebugFlag, JsonFlag, Output, QuietFlag
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.bench.latency import BenchResult
+    from resnet_edge.bench.stage import BenchResult
 
 __all__ = ["bench"]
 
@@ -40,9 +40,9 @@ def bench(
 ) -> None:
     """Latency and throughput of everything in the bundle that this machine can run."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.bench.latency import BenchConfig
-    from resnet_edge.bench.latency import bench as run_bench
-    from resnet_edge.pipeline import contenders
+    from resnet_edge.bench.stage import BenchConfig
+    from resnet_edge.bench.stage import bench as run_bench
+    from resnet_edge.deploy.demo import contenders
 
     opened = options.open_bundle(bundle, out)
     config = BenchConfig(

@@ -14,7 +14,7 @@ from resnet_edge.cli.verify import GATE_NOT_MET
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnet_edge.pipeline import DemoResult, DemoRow
+    from resnet_edge.deploy.demo import DemoResult, DemoRow
 
 __all__ = ["demo", "render"]
 
@@ -30,7 +30,7 @@ def demo(
 ) -> None:
     """The whole flow on the shipped checkpoint and images, ending with one table."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.pipeline import demo as run_demo
+    from resnet_edge.deploy.demo import demo as run_demo
 
     result = run_demo(output, max_drop=max_drop, progress=out.progress)
     out.result(

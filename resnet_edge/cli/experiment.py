@@ -113,10 +113,10 @@ def responses(
 ) -> None:
     """Measure how strongly every layer of the trained networks responds (the paper's figure 7)."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.experiment.pictures import plot_responses
     from resnet_edge.experiment.responses import measure_responses, responses_table
     from resnet_edge.files import write_json
     from resnet_edge.images.opening import open_images
-    from resnet_edge.report.plots import plot_responses
 
     _refuse_missing(data)
     test = open_images(data, split="test")

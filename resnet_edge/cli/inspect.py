@@ -27,7 +27,7 @@ def inspect(
 ) -> None:
     """Say what a file is: architecture, size, preprocessing, provenance."""
     out = Output(json=json, quiet=quiet, debug=debug)
-    from resnet_edge.inspect import inspect as run_inspect
+    from resnet_edge.report.inspect import inspect as run_inspect
 
     found = run_inspect(path)
     out.result(found, lambda console: _render(console, found))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.images.source import ImageSource
-    from resnet_edge.verify.accuracy import AccuracyResult
+    from resnet_edge.verify.stage import AccuracyResult
 
 __all__ = ["verify"]
 
@@ -41,8 +41,8 @@ def verify(
     """Compare an engine's accuracy with PyTorch; exit code 3 unless the gate is met."""
     out = Output(json=json, quiet=quiet, debug=debug)
     from resnet_edge.images.opening import open_images
-    from resnet_edge.verify.accuracy import verify as run_verify
     from resnet_edge.verify.candidate import find_candidate
+    from resnet_edge.verify.stage import verify as run_verify
 
     options.refuse_labels_alone(labels, data)
     opened = options.open_bundle(bundle, out)

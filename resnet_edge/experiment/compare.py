@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.experiment.curves import Comparison, Curve
+from resnet_edge.experiment.pictures import plot_curves
 from resnet_edge.files import read_json, write_json
 from resnet_edge.progress import SILENT
-from resnet_edge.report.plots import plot_curves, require_matplotlib
+from resnet_edge.report.plots import require_matplotlib
 from resnet_edge.train.stage import train
 
 if TYPE_CHECKING:

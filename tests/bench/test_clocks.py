@@ -12,7 +12,7 @@ from resnet_edge.bench import clocks
 from resnet_edge.bench.clocks import GpuClocks, watch_clocks
 from resnet_edge.cli.bench import _about_clocks, _about_copies
 from resnet_edge.device.jetson import GpuClock
-from tests.bench.test_latency import result
+from tests.bench.test_stage import result
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST, ImageSpec
 from resnet_edge.train.loop import TrainConfig
 from tests.conftest import require
-from tests.test_train import Listener
+from tests.train.test_stage import Listener
 
 require("torch")
 require("safetensors")

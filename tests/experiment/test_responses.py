@@ -8,6 +8,7 @@ import pytest
 
 from resnet_edge.errors import BundleError, DataError
 from resnet_edge.experiment.compare import compare
+from resnet_edge.experiment.pictures import plot_responses
 from resnet_edge.experiment.responses import (
     NetworkResponses,
     layer_responses,
@@ -16,7 +17,6 @@ from resnet_edge.experiment.responses import (
 )
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import ImageSpec
-from resnet_edge.report.plots import plot_responses
 from resnet_edge.train.loop import TrainConfig
 from tests.conftest import require, stir_batch_norms
 

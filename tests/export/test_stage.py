@@ -25,8 +25,8 @@ from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.quantize.budget import meet_budget
 from resnet_edge.quantize.search import Budget
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 from tests.conftest import require, stir_batch_norms
 
 if TYPE_CHECKING:

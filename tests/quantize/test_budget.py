@@ -24,8 +24,8 @@ from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_chec
 from resnet_edge.quantize.budget import _labelled, meet_budget
 from resnet_edge.quantize.search import Budget
 from resnet_edge.quantize.stage import base_model, plan_chosen_on, quantize, stored_plan
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import Candidate
+from resnet_edge.verify.stage import verify
 from tests.conftest import require
 
 if TYPE_CHECKING:

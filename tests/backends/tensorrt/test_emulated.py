@@ -185,8 +185,8 @@ def test_verify_proves_the_engine_itself_whatever_its_profile(
         from pathlib import Path
 
         from resnet_edge.images.opening import open_images
-        from resnet_edge.verify.accuracy import verify
         from resnet_edge.verify.candidate import find_candidate
+        from resnet_edge.verify.stage import verify
         from tests.backends.tensorrt.flow import Flow
 
         sys.modules["torch"] = None  # as on a device; the float model is the reference there

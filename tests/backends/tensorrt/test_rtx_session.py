@@ -63,8 +63,8 @@ def test_kernels_are_kept_beside_the_engine_and_used_again(tiny: str, precision:
 
 def test_verify_proves_the_engine_itself(tiny: str) -> None:
     def work(path: str) -> list[Any]:
-        from resnet_edge.verify.accuracy import verify
         from resnet_edge.verify.candidate import find_candidate
+        from resnet_edge.verify.stage import verify
         from tests.backends.tensorrt.rtx_flow import RtxFlow
 
         flow = RtxFlow(path)

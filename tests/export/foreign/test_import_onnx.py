@@ -17,8 +17,8 @@ from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 from tests.conftest import require
 from tests.export.foreign.bring import (
     BODY,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.bench.latency import BenchConfig, bench
+from resnet_edge.bench.stage import BenchConfig, bench
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.names import GRAPHS, MODEL
 from resnet_edge.bundle.reference import Golden
@@ -18,16 +18,16 @@ from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.targets import load_target
+from resnet_edge.deploy.demo import contenders
 from resnet_edge.errors import ConfigError
 from resnet_edge.export.foreign.import_onnx import ImportConfig
 from resnet_edge.graph.onnx_model import fixed_batch, load_graph
 from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.pipeline import contenders
 from resnet_edge.quantize.stage import quantize
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 from tests.conftest import require
 from tests.export.foreign.bring import BODY, SPEC, bring, logits_of
 from tests.export.foreign.models import (

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from resnet_edge.bench.latency import BenchConfig, BenchResult, Contender, bench
+from resnet_edge.bench.stage import BenchConfig, BenchResult, Contender, bench
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.cli.bench import _render
+from resnet_edge.deploy.demo import contenders
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.export.stage import ExportConfig, export
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST
-from resnet_edge.pipeline import contenders
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 from tests.conftest import require
 from tests.emulation.device import run_on_device
 
@@ -89,8 +89,8 @@ def test_where_a_tensorrt_engine_spends_its_time_is_told_by_the_gpu(
         import os
         from pathlib import Path
 
-        from resnet_edge.bench.latency import BenchConfig, bench
-        from resnet_edge.pipeline import contenders
+        from resnet_edge.bench.stage import BenchConfig, bench
+        from resnet_edge.deploy.demo import contenders
         from tests.backends.tensorrt.flow import Flow
 
         flow = Flow(bundle)

@@ -18,8 +18,8 @@ from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import store_plan
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.bench.clocks import watch_clocks
-from resnet_edge.bench.process import Worker
+from resnet_edge.bench.worker_process import Worker
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import ConfigError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.bench.latency import BenchConfig, Contender, bench
+from resnet_edge.bench.stage import BenchConfig, Contender, bench
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.sidecar import read_sidecar
@@ -20,15 +20,15 @@ from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.export.stage import export
 from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
-from resnet_edge.verify.accuracy import verify
 from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.stage import verify
 
 if TYPE_CHECKING:
-    from resnet_edge.bench.latency import BenchResult
+    from resnet_edge.bench.stage import BenchResult
     from resnet_edge.build.stage import BuildResult
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.progress import Progress
-    from resnet_edge.verify.accuracy import AccuracyResult
+    from resnet_edge.verify.stage import AccuracyResult
 
 __all__ = ["DemoResult", "DemoRow", "contenders", "demo"]
 

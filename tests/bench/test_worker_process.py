@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from resnet_edge.bench.process import Worker
+from resnet_edge.bench.worker_process import Worker
 from resnet_edge.errors import BackendUnavailableError
 
 ECHO = (

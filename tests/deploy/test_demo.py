@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from resnet_edge.deploy.demo import demo
 from resnet_edge.images.idx import write_idx
 from resnet_edge.images.opening import open_images
-from resnet_edge.pipeline import demo
 from tests.conftest import require
 
 if TYPE_CHECKING:
