@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge import __version__
+from resnet_edge._version import __version__
 from resnet_edge.bundle.names import MANIFEST
 from resnet_edge.errors import BundleError
 from resnet_edge.files import read_json, sha256_file, write_json

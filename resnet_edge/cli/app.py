@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_edge import __version__
+from resnet_edge._version import __version__
 from resnet_edge.cli import (
     bench,
     build,

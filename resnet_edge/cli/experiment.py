@@ -154,8 +154,8 @@ def _compare(
     """Train the networks on one set of images, and print and write what came of it."""
     from resnet_edge.cli.train import default_image_spec
     from resnet_edge.errors import DataError
-    from resnet_edge.experiment.compare import CURVES, PLOT, compare
-    from resnet_edge.experiment.curves import final_table
+    from resnet_edge.experiment.compare import compare
+    from resnet_edge.experiment.curves import CURVES, PLOT, final_table
     from resnet_edge.images.opening import open_images
     from resnet_edge.models.zoo import architecture
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnet_edge.experiment.curves import Comparison, Curve
+from resnet_edge.experiment.curves import CURVES, PLOT, Comparison, Curve, run_directory
 from resnet_edge.experiment.pictures import plot_curves
 from resnet_edge.files import read_json, write_json
 from resnet_edge.progress import SILENT
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from resnet_edge.progress import Progress
     from resnet_edge.train.loop import TrainConfig
 
-__all__ = ["CURVES", "PLOT", "Cost", "compare", "cost", "run_directory"]
+__all__ = ["Cost", "compare", "cost"]
 
 log = logging.getLogger(__name__)
 
-CURVES, PLOT = "curves.json", "curves.svg"
 _VARIED = ("arch", "shortcut", "seed")  # what the networks of a comparison differ in
 
 
@@ -89,11 +88,6 @@ def compare(
         plot_curves(comparison, output / PLOT)
         _say_time_left(comparison, runs[len(logs) :], spec)
     return comparison
-
-
-def run_directory(output: Path, network: str, seed: int) -> Path:
-    """Return where a comparison keeps the run of this network and seed."""
-    return output / f"{network}-seed{seed}"
 
 
 def cost(config: TrainConfig, spec: ImageSpec, classes: int) -> Cost:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["MEASURES", "Comparison", "Curve", "final_table"]
+
+__all__ = ["CURVES", "MEASURES", "PLOT", "Comparison", "Curve", "final_table", "run_directory"]
 
 MEASURES = {
     "train_error": "percent wrong among the training images as they are trained on: augmented, "
@@ -23,6 +24,7 @@ MEASURES = {
     "test_error": "percent wrong among all test images after an epoch: not augmented, batch norm "
     "on running statistics",
 }
+CURVES, PLOT = "curves.json", "curves.svg"
 
 
 @dataclass(frozen=True)
@@ -141,3 +143,8 @@ def _mean_and_all(values: Sequence[float], *, digits: int) -> str:
     if len(values) > 1:
         text += f" ({', '.join(f'{v:.{digits}f}' for v in values)})"
     return text
+
+
+def run_directory(output: Path, network: str, seed: int) -> Path:
+    """Return where a comparison keeps the run of this network and seed."""
+    return output / f"{network}-seed{seed}"

@@ -7,8 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import DataError
-from resnet_edge.experiment.compare import CURVES, run_directory
-from resnet_edge.experiment.curves import Comparison
+from resnet_edge.experiment.curves import CURVES, Comparison, run_directory
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint

@@ -12,6 +12,7 @@ from resnet_edge.bundle.names import GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
+from resnet_edge.export.normalize.simplify import OPSET, simplify
 from resnet_edge.export.parity import (
     Parity,
     compare_logits,
@@ -22,7 +23,6 @@ from resnet_edge.export.parity import (
     store_logits,
     write_metadata,
 )
-from resnet_edge.export.simplify import OPSET, simplify
 from resnet_edge.export.stride import choose_by_labels, choose_by_logits, read_known_logits
 from resnet_edge.export.torch_onnx import torch_to_onnx
 from resnet_edge.images.opening import open_images

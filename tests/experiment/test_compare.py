@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-from resnet_edge.experiment.compare import compare, run_directory
-from resnet_edge.experiment.curves import Comparison, final_table
+from resnet_edge.experiment.compare import compare
+from resnet_edge.experiment.curves import Comparison, final_table, run_directory
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST, ImageSpec

@@ -18,6 +18,7 @@ from resnet_edge.export.foreign.preprocessing import (
     recorded_image_spec,
     recorded_labels,
 )
+from resnet_edge.export.normalize.simplify import OPSET
 from resnet_edge.export.parity import (
     Parity,
     compare_logits,
@@ -28,7 +29,6 @@ from resnet_edge.export.parity import (
     store_logits,
     write_metadata,
 )
-from resnet_edge.export.simplify import OPSET
 from resnet_edge.files import sha256_json
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.opening import open_images

@@ -30,7 +30,12 @@ from resnet_edge.export.normalize.shapes import (
     free_batch,
     state_output,
 )
-from resnet_edge.export.simplify import IR_VERSION, OPSET, drop_exporter_metadata, run_onnxsim
+from resnet_edge.export.normalize.simplify import (
+    IR_VERSION,
+    OPSET,
+    drop_exporter_metadata,
+    run_onnxsim,
+)
 from resnet_edge.graph.relabel import opset_of, set_opset
 
 if TYPE_CHECKING:

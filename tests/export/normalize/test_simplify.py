@@ -9,7 +9,7 @@ import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ExportError, GraphError
-from resnet_edge.export.simplify import IR_VERSION, OPSET, simplify
+from resnet_edge.export.normalize.simplify import IR_VERSION, OPSET, simplify
 from resnet_edge.graph.relabel import opset_of
 from tests.conftest import onnx_model, require
 
