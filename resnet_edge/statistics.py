@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "Outcome",
@@ -173,7 +171,6 @@ def _score(counts: Paired, drop: float) -> float:
 
 def mean_kl(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
     """Return the mean KL divergence of the softmax from the reference's, in nats."""
-    import numpy as np
 
     def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
         shifted = x.astype(np.float64) - x.max(axis=1, keepdims=True)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.backends.closing import Closing
+from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
+from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.sidecar import Sidecar
+from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import ConfigError
 from resnet_edge.images.batches import portions
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
-    from resnet_edge.bundle.names import Graph
-    from resnet_edge.bundle.sidecar import Sidecar
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.progress import Progress
-    from resnet_edge.tensors import TensorSpec
+from resnet_edge.progress import Progress
+from resnet_edge.tensors import TensorSpec
 
 __all__ = ["Availability", "Backend", "SelfTimed", "Session", "Timings"]
 
@@ -84,8 +82,6 @@ class Session(Closing):
         Returns:
             Every output, with one row for each image.
         """
-        import numpy as np
-
         name, parts = self.inputs[0].name, []
         for part, count in portions(rows, *((batch, batch) if batch else self.batch_range)):
             found = self.run({name: part, **(constants or {})})

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from resnet_edge.errors import DeviceError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 __all__ = ["Closing"]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from numpy.typing import NDArray
+
+from resnet_edge.bundle.names import Graph
 from resnet_edge.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
-    from resnet_edge.bundle.names import Graph
 
 __all__ = ["BuildConfig", "Calibration", "Calibrator", "EngineArtifact", "Precision"]
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.backends.base import Session
 from resnet_edge.images.batches import ImageBatches
-from resnet_edge.progress import SILENT
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.base import Session
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.progress import SILENT, Progress
 
 __all__ = ["run_all"]
 
@@ -36,8 +31,6 @@ def run_all(
     Returns:
         Logits (float32 N x classes), the index of each image, and the names of skipped images.
     """
-    import numpy as np
-
     batches = ImageBatches(source, spec, batch_size, indices)
     rows: list[NDArray[np.float32]] = []
     kept: list[int] = []

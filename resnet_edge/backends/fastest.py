@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+import numpy as np
+from numpy.typing import NDArray
 
-    from numpy.typing import NDArray
-
-    from resnet_edge.tensors import TensorSpec
+from resnet_edge.tensors import TensorSpec
 
 __all__ = ["fastest", "random_feed"]
 
@@ -43,8 +42,6 @@ def random_feed(inputs: Sequence[TensorSpec], batch: int) -> dict[str, NDArray[A
         inputs: Of a network; the first dimension is the batch.
         batch: Images.
     """
-    import numpy as np
-
     random = np.random.default_rng(0)
     return {
         spec.name: random.uniform(0, 2, (batch, *(n or 1 for n in spec.shape[1:]))).astype(

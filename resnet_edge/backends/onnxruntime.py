@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+from onnx import ModelProto
 
 from resnet_edge.backends.base import Availability, Backend, Session
-from resnet_edge.backends.config import EngineArtifact
+from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
+from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.sidecar import Sidecar
+from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import BackendUnavailableError, ConfigError, GraphError
+from resnet_edge.progress import Progress
 from resnet_edge.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.backends.config import BuildConfig, Calibration
-    from resnet_edge.bundle.names import Graph
-    from resnet_edge.bundle.sidecar import Sidecar
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.progress import Progress
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "Optimise"]
 

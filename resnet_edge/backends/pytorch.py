@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from resnet_edge.backends.base import Availability, Session
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
 __all__ = ["TorchSession", "deployable", "probe"]

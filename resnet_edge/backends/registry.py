@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+from resnet_edge.backends.base import Backend
 from resnet_edge.errors import ConfigError
-
-if TYPE_CHECKING:
-    from resnet_edge.backends.base import Backend
 
 __all__ = ["BACKENDS", "get_backend"]
 

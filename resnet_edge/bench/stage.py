@@ -10,24 +10,20 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from resnet_edge.bench.clocks import watch_clocks
 from resnet_edge.bench.worker_process import Worker
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph.onnx_model import fixed_batch, load_graph
-from resnet_edge.progress import SILENT
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.progress import Progress
+from resnet_edge.progress import SILENT, Progress
 
 __all__ = ["BenchConfig", "BenchResult", "Contender", "bench"]
 

@@ -13,21 +13,21 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resnet_edge.backends.base import SelfTimed, Timings
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.backends.base import SelfTimed, Session, Timings
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.base import Session
+from resnet_edge.export.stage import reload_model
 
 __all__: list[str] = []
 
@@ -62,23 +62,17 @@ def main() -> None:
 
 def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:
     if spec["backend"] == "pytorch":
-        from resnet_edge.backends.pytorch import TorchSession
-        from resnet_edge.export.stage import reload_model
-
         model = reload_model(bundle, Path(spec["file"]))
         return TorchSession(model, bundle.model.image_spec)
     engine = Path(spec["file"])
     if sidecar_path(engine).is_file():
         return get_backend(spec["backend"]).open(engine, read_sidecar(engine))
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
     return OnnxRuntimeSession(engine)
 
 
 def _batch(bundle: Bundle, size: int) -> NDArray[Any]:
     """Return a batch of the bundle's golden images, repeated as often as needed."""
-    import numpy as np
-
     pixels = Golden.load(bundle).pixels
     return bundle.model.image_spec.to_input(pixels[np.arange(size) % len(pixels)])
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typing_extensions import Self
 
 __all__ = ["Worker"]

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from resnet_edge.backends.config import Calibration
+from numpy.typing import NDArray
+
+from resnet_edge.backends.config import BuildConfig, Calibration
 from resnet_edge.backends.tensorrt.calibration_cache import encode_cache
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import sha256_json
 from resnet_edge.images.batches import Feeds
+from resnet_edge.images.source import ImageSource, NetworkInputs
 from resnet_edge.quantize.stage import base_model, load_table, stored_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.images.source import ImageSource, NetworkInputs
 
 __all__ = ["calibration_sha256", "implicit_calibration"]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from onnx import helper
 
-from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.errors import ConfigError, GraphError
 from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.graph.relabel import opset_of, set_opset
-
-if TYPE_CHECKING:
-    from resnet_edge.bundle.bundle import Bundle
 
 __all__ = ["relabelled_name", "within_opset"]
 
@@ -64,6 +61,4 @@ def relabelled_name(source: str, opset: int, newest: int | None) -> str:
 
 def _ir_version(opset: int) -> int:
     """Return the oldest file format that can hold an opset; old parsers know no newer one."""
-    from onnx import helper
-
     return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from resnet_edge.catalog.targets import dla_hint
+from resnet_edge.backends.config import BuildConfig
+from resnet_edge.catalog.targets import Target, dla_hint
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.images.spec import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
 

@@ -6,29 +6,23 @@ import hashlib
 import platform
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from resnet_edge.backends.base import Backend
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.build.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.build.opset import within_opset
 from resnet_edge.build.request import Request, check_request
-from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
+from resnet_edge.catalog.targets import Target
 from resnet_edge.files import write_bytes
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
-from resnet_edge.progress import SILENT
+from resnet_edge.images.source import ImageSource, NetworkInputs
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.stage import base_name, quantize, stored_plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from resnet_edge.backends.base import Backend
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.images.source import ImageSource, NetworkInputs
-    from resnet_edge.progress import Progress
 
 __all__ = ["BuildConfig", "BuildResult", "build", "check_build", "engine_name", "layers_path"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.tensorrt.calibration_cache import cache_header
 from resnet_edge.backends.trtexec.backend import TrtexecBackend
 from resnet_edge.backends.trtexec.binary import find_trtexec
@@ -18,17 +18,14 @@ from resnet_edge.backends.trtexec.known_options import known_flags
 from resnet_edge.build.opset import relabelled_name
 from resnet_edge.build.request import Request, check_request
 from resnet_edge.build.stage import engine_name
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import CACHE, MODEL
+from resnet_edge.catalog.targets import Target
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.quantize.stage import base_name, stored_plan
-
-if TYPE_CHECKING:
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.catalog.targets import Target
 
 __all__ = ["Equivalent", "equivalent_command"]
 

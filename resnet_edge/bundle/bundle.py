@@ -8,18 +8,16 @@ without PyTorch.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from resnet_edge._version import __version__
 from resnet_edge.bundle.names import MANIFEST
 from resnet_edge.errors import BundleError
 from resnet_edge.files import read_json, sha256_file, write_json
 from resnet_edge.images.spec import ImageSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["Bundle", "ModelInfo", "Record"]
 

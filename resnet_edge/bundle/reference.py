@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
 from resnet_edge.errors import BundleError, ConfigError
 from resnet_edge.files import write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.bundle.bundle import Bundle, Record
 
 __all__ = ["Evaluated", "Golden", "require_classifier"]
 
@@ -79,8 +76,6 @@ class Evaluated:
 
     def save(self, bundle: Bundle, record: Record) -> None:
         """Write into a bundle."""
-        import numpy as np
-
         digests = np.frombuffer(bytes.fromhex("".join(self.keys)), np.uint8).reshape(-1, 32)
         _save_npz(
             bundle.file(EVALUATION),
@@ -109,7 +104,6 @@ class Evaluated:
 
 
 def _save_npz(path: Path, **arrays: NDArray[Any]) -> None:
-    import numpy as np
 
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -117,7 +111,6 @@ def _save_npz(path: Path, **arrays: NDArray[Any]) -> None:
 
 
 def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    import numpy as np
 
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

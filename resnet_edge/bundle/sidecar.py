@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from resnet_edge.errors import BundleError, EngineMismatchError
 from resnet_edge.files import read_json, sha256_file, write_bytes, write_json
 from resnet_edge.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["Sidecar", "copy_engine", "read_sidecar", "sidecar_path", "write_sidecar"]
 

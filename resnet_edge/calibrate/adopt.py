@@ -8,10 +8,14 @@ whose input it does not quantize stays in float.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+from onnx import GraphProto, NodeProto
 
 from resnet_edge.backends.tensorrt.calibration_cache import read_cache, write_cache
-from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import CACHE, MODEL, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.calibrate.fill import fill_ranges
@@ -24,14 +28,6 @@ from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.operators import WEIGHTED, commutes
 from resnet_edge.quantize.placement import origin_of, place, reader_behind
 from resnet_edge.quantize.stage import store_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from onnx import GraphProto, NodeProto
-
-    from resnet_edge.bundle.bundle import Bundle
 
 __all__ = ["adopt"]
 

@@ -9,33 +9,27 @@ lowers the divergence by a tenth.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
 
 from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
-from resnet_edge.calibrate.collect import collect
+from resnet_edge.calibrate.collect import Collected, Partial, collect
+from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
-from resnet_edge.progress import SILENT
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.equalize import equalize
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.probe import PROBE_BATCH, channel_maxima, layer_errors
-from resnet_edge.quantize.score import HeldOut, Inputs
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.calibrate.collect import Collected, Partial
-    from resnet_edge.calibrate.histogram import Histogram
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
-    from resnet_edge.quantize.score import GraphScore
+from resnet_edge.quantize.score import GraphScore, HeldOut, Inputs
 
 __all__ = ["SAFE", "BakeOff", "Trial", "bake_off", "split", "tables_of"]
 

@@ -6,30 +6,25 @@ import hashlib
 import io
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from resnet_edge.backends.base import Session
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.files import sha256_json, write_bytes
 from resnet_edge.graph.onnx_model import expose
 from resnet_edge.images.batches import Feeds
-from resnet_edge.images.source import NetworkInputs
-from resnet_edge.progress import SILENT
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.backends.base import Session
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress, Task
+from resnet_edge.images.source import ImageSource, NetworkInputs
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.progress import SILENT, Progress, Task
 
 __all__ = ["Collected", "Partial", "collect"]
 
@@ -103,8 +98,6 @@ def collect(
         CalibrationError: A value is NaN or infinite.
         DataError: Too many images cannot be decoded, or inputs are not what the network takes.
     """
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-
     if isinstance(source, NetworkInputs):
         _refuse_misfit(source, spec)
     if partial is not None:
@@ -182,7 +175,6 @@ def _identity(partial: Partial, model: ModelProto, tensors: Sequence[str]) -> st
 
 
 def _store(partial: Partial, state: Collected) -> None:
-    import numpy as np
 
     histograms = list(state.histograms.values())
     found = [h.sparse() for h in histograms]
@@ -202,8 +194,6 @@ def _store(partial: Partial, state: Collected) -> None:
 
 def _load(partial: Partial | None, tensors: Sequence[str]) -> Collected | None:
     """Return what an interrupted pass of the same identity has counted, if it can be read."""
-    import numpy as np
-
     if partial is None or not partial.path.is_file():
         return None
     try:
@@ -253,8 +243,6 @@ def _exposed(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
 
 def _batch_size(session: Session, name: str, spec: ImageSpec) -> int:
     """Choose the batch so that its activations stay within a budget, where the network lets us."""
-    import numpy as np
-
     _, most = session.batch_range
     if most is not None:
         return most

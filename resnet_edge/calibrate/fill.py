@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+
+from onnx import GraphProto
 
 from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.operators import commutes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from onnx import GraphProto
 
 __all__ = ["fill_ranges"]
 

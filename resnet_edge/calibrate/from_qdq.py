@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from onnx import ModelProto, NodeProto, helper
 
 from resnet_edge.errors import CalibrationError
 from resnet_edge.lint.view import DQ, Q, QdqView
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["ranges_from_qdq"]
 
@@ -54,8 +52,6 @@ def _float_name(view: QdqView, name: str) -> str:
 
 
 def _amax(view: QdqView, node: NodeProto) -> float:
-    import numpy as np
-    from onnx import helper
 
     scale, zero_point = view.scale(node), view.value(view.zero_point(node))
     if scale is None or not (np.isfinite(scale) & (scale > 0)).all():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.errors import CalibrationError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["BUCKETS", "Histogram", "bucket_edges"]
 
@@ -26,8 +25,6 @@ def bucket_edges() -> NDArray[np.float64]:
     Bucket ``k`` holds the magnitudes from edge ``k`` up to, not including, edge ``k + 1``. The
     edges from 0x7F80 on are not finite and are set to the largest float32.
     """
-    import numpy as np
-
     bits = np.arange(_POSITIVE + 1, dtype=np.uint64).astype(np.uint32) << np.uint32(16)
     edges = np.full(_POSITIVE + 1, np.finfo(np.float32).max, dtype=np.float64)
     edges[:_FIRST_NON_FINITE] = bits[:_FIRST_NON_FINITE].view(np.float32)
@@ -46,7 +43,6 @@ class Histogram:
     """
 
     def __init__(self) -> None:
-        import numpy as np
 
         # Neighbours are often equal, zeros above all, and an increment has to wait for the one
         # before it in the same place; so values go to two tables by turns.
@@ -76,8 +72,6 @@ class Histogram:
         Raises:
             CalibrationError: One of them is NaN or infinite; nothing is counted then.
         """
-        import numpy as np
-
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         keys = _Keys(min(_CHUNK, flat.size))
         low, high = self.minimum, self.maximum
@@ -102,8 +96,6 @@ class Histogram:
 
     def sparse(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """Return the buckets that are not empty, and their counts."""
-        import numpy as np
-
         counts = self.counts
         buckets = np.flatnonzero(counts)
         return buckets.astype(np.uint16), counts[buckets]
@@ -129,8 +121,6 @@ class Histogram:
         Between two edges the counts are taken as spread evenly. The edge above the largest value
         is moved down to that value, so that nothing is placed where nothing was seen.
         """
-        import numpy as np
-
         counts = self.magnitudes()
         last = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
         edges = bucket_edges()[: last + 2]
@@ -144,8 +134,6 @@ class Histogram:
         Returns:
             Counts per bin (float64, their sum is ``total``) and the width of a bin.
         """
-        import numpy as np
-
         edges, below = self.cumulative()
         width = float(edges[-1]) / bins
         counts = np.diff(np.interp(np.arange(bins + 1) * width, edges, below))
@@ -162,7 +150,6 @@ class _Keys:
     """
 
     def __init__(self, size: int) -> None:
-        import numpy as np
 
         self._keys = np.zeros(size, dtype=np.intp)
         self._keys[1::2] = BUCKETS
@@ -171,7 +158,5 @@ class _Keys:
 
     def add(self, tables: NDArray[np.int64], values: NDArray[np.float32], step: int) -> None:
         """Add ``step`` to the count of every value."""
-        import numpy as np
-
         self._lowest[: values.size] = values.view(np.uint16)[self._upper :: 2]
         np.add.at(tables.reshape(-1), self._keys[: values.size], step)

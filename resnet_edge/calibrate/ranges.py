@@ -5,15 +5,13 @@ All read the same `Histogram`, all return ``amax`` > 0 with ``scale = amax / 127
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.calibrate.histogram import Histogram
 
 __all__ = [
     "METHODS",
@@ -75,8 +73,6 @@ def percentile(histogram: Histogram, percent: float) -> float:
 
     Interpolated inside a bucket, so within 0.8 % of the exact quantile.
     """
-    import numpy as np
-
     if not 0 < percent <= 100:
         raise CalibrationError(f"percentile {percent} is not in (0, 100]")
     edges, below = histogram.cumulative()
@@ -94,8 +90,6 @@ def mse(histogram: Histogram) -> float:
 
     Every bin edge from the 128th of 2,048 is a candidate, as in NVIDIA's pytorch-quantization.
     """
-    import numpy as np
-
     counts, width = histogram.linear(_BINS)
     centers = np.arange(_BINS) + 0.5  # in bins, as everything below
     mass, moment = (np.concatenate([[0.0], np.cumsum(v)]) for v in (counts, counts * centers))
@@ -149,8 +143,6 @@ def entropy_tensorrt(histogram: Histogram) -> float:
     That a max-pool passes its output's range to its input is not a matter of the estimator: the
     placement gives both the same range.
     """
-    import numpy as np
-
     ratio = histogram.amax / percentile(histogram, _FIRST_BATCH_PERCENT)
     bins = min(int(np.ceil(_TENSORRT_BINS * max(ratio, 1.0))), _TENSORRT_MOST_BINS)
     counts, width = histogram.linear(bins)
@@ -171,8 +163,6 @@ def kl_divergences(counts: NDArray[np.float64], levels: int) -> NDArray[np.float
 
     The i bins are reduced to ``levels`` equal groups; see `_divergences`.
     """
-    import numpy as np
-
     ends = np.arange(levels, len(counts) + 1)
     edges = -(-np.arange(levels + 1)[None, :] * ends[:, None] // levels)  # ceil
     return _divergences(counts, ends, edges)
@@ -193,8 +183,6 @@ def _divergences(
         ends: Number of bins kept, one per candidate.
         edges: First bin of every group, and the end of the last; a row per candidate.
     """
-    import numpy as np
-
     mass = np.concatenate([[0.0], np.cumsum(counts)])
     filled = np.concatenate([[0], np.cumsum(counts > 0)])
     entropy_terms = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])
@@ -219,7 +207,6 @@ def _divergences(
 
 
 def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
 
     out = np.zeros_like(values, dtype=np.float64)
     positive = values > 0
@@ -228,6 +215,5 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _last_argmin(values: NDArray[np.float64]) -> int:
-    import numpy as np
 
     return len(values) - 1 - int(np.argmin(values[::-1]))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+import numpy as np
+from numpy.typing import NDArray
 
-    from numpy.typing import NDArray
-
-    from resnet_edge.bundle.ranges_table import TensorRange
-    from resnet_edge.calibrate.histogram import Histogram
+from resnet_edge.bundle.ranges_table import TensorRange
+from resnet_edge.calibrate.histogram import Histogram
 
 __all__ = ["quantization_noise", "sqnr_db", "with_sqnr"]
 
@@ -33,8 +32,6 @@ def quantization_noise(histogram: Histogram, amaxes: Sequence[float]) -> NDArray
     Returns:
         float64, one per range.
     """
-    import numpy as np
-
     bounds, counts = _buckets(histogram)
     scales = np.asarray(amaxes, np.float64)[:, None] / _QMAX
     steps = bounds[:, None, :] / scales
@@ -54,8 +51,6 @@ def sqnr_db(histogram: Histogram, amaxes: Sequence[float]) -> NDArray[Any]:
 
     At most 300 dB, which is what a tensor that is zero throughout gets.
     """
-    import numpy as np
-
     (low, high), counts = _buckets(histogram)
     signal = counts @ (low * low + low * high + high * high) / (3 * counts.sum())
     noise = quantization_noise(histogram, amaxes)
@@ -86,8 +81,6 @@ def with_sqnr(
 
 def _buckets(histogram: Histogram) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return lower and upper bounds (2 x buckets) and counts of the magnitudes that occur."""
-    import numpy as np
-
     edges, below = histogram.cumulative()
     counts = np.diff(below)
     seen = counts > 0

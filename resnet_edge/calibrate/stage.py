@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
 
 from resnet_edge.backends.tensorrt.calibration_cache import write_cache
-from resnet_edge.bundle.bundle import Record
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import BASE, CACHE, MODEL, PARTIAL, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
 from resnet_edge.calibrate.collect import Partial, collect
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.sqnr import with_sqnr
+from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.errors import DataError
 from resnet_edge.files import sha256_json
 from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.images.arrays import RandomInputs
 from resnet_edge.images.labels import resolve_labels
-from resnet_edge.progress import SILENT
+from resnet_edge.images.source import ImageSource, NetworkInputs
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.placement import place
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.catalog.recipes import Recipe
-    from resnet_edge.images.source import ImageSource, NetworkInputs
-    from resnet_edge.progress import Progress
 
 __all__ = ["CalibrationResult", "calibrate"]
 
@@ -129,8 +125,6 @@ class _Parts:
 
 def _divide(source: ImageSource | NetworkInputs, recipe: Recipe) -> _Parts:
     """Take images spread evenly over the source; split them by content hash for the bake-off."""
-    import numpy as np
-
     automatic = _is_automatic(source, recipe)
     count = min(recipe.images + (CHOOSE if automatic else 0), len(source))
     indices = np.unique(np.linspace(0, len(source) - 1, count, dtype=int)).tolist()

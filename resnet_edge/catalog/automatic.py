@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from resnet_edge.catalog.targets import Target, list_targets, load_target
-from resnet_edge.device.driver import query_driver
-from resnet_edge.device.jetson import detect_jetson
+from resnet_edge.catalog.targets import Software, Target, list_targets, load_target
+from resnet_edge.device.driver import Driver, Gpu, query_driver
+from resnet_edge.device.jetson import Jetson, detect_jetson
 from resnet_edge.device.memory import read_memory
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from resnet_edge.catalog.targets import Software
-    from resnet_edge.device.driver import Driver, Gpu
-    from resnet_edge.device.jetson import Jetson
 
 __all__ = ["automatic_target", "on_this_board", "resolve_target"]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_edge.backends.registry import get_backend
-from resnet_edge.bench.stage import BenchConfig, Contender, bench
-from resnet_edge.build.stage import BuildConfig, build
+from resnet_edge.bench.stage import BenchConfig, BenchResult, Contender, bench
+from resnet_edge.build.stage import BuildConfig, BuildResult, build
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.calibrate.stage import calibrate
@@ -19,16 +20,9 @@ from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BackendUnavailableError
 from resnet_edge.export.stage import export
 from resnet_edge.images.opening import open_images
-from resnet_edge.progress import SILENT
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.verify.candidate import find_candidate
-from resnet_edge.verify.stage import verify
-
-if TYPE_CHECKING:
-    from resnet_edge.bench.stage import BenchResult
-    from resnet_edge.build.stage import BuildResult
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.progress import Progress
-    from resnet_edge.verify.stage import AccuracyResult
+from resnet_edge.verify.stage import AccuracyResult, verify
 
 __all__ = ["DemoResult", "DemoRow", "contenders", "demo"]
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resnet_edge.device.dpkg import installed_packages
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "Bindings",

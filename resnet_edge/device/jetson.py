@@ -6,15 +6,12 @@ Every function takes the root of a file tree, so that the trees of other devices
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resnet_edge.device.dpkg import installed_packages
 from resnet_edge.device.jetpack import release_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["GpuClock", "Jetson", "PowerMode", "best_mode", "detect_jetson", "gpu_clock", "rank"]
 

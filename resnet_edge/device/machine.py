@@ -7,9 +7,10 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_edge.device.driver import Driver, Runtime, query_driver, query_runtime
 from resnet_edge.device.installs import (
@@ -22,9 +23,6 @@ from resnet_edge.device.installs import (
 from resnet_edge.device.jetson import Jetson, detect_jetson
 from resnet_edge.device.memory import Memory, read_memory
 from resnet_edge.device.packages import Package, probe_packages
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Machine", "describe", "describe_machine"]
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from resnet_edge.build.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.catalog.automatic import automatic_target
+from resnet_edge.catalog.targets import Target
+from resnet_edge.device.installs import Bindings
 from resnet_edge.device.versions import parts, within
 from resnet_edge.doctor.board import check_driver
 from resnet_edge.doctor.checks import Check, fail, not_applicable, ok, warn
+from resnet_edge.doctor.examined import Examined
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.device.installs import Bindings
-    from resnet_edge.doctor.examined import Examined
 
 __all__ = ["BACKENDS", "check_backends", "check_device_memory"]
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from resnet_edge.backends.trtexec.binary import Trtexec
+from resnet_edge.catalog.targets import Target
 from resnet_edge.doctor.backends import check_backends
 from resnet_edge.doctor.board import check_board
+from resnet_edge.doctor.checks import Check
+from resnet_edge.doctor.examined import Examined
 from resnet_edge.errors import BackendUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from resnet_edge.backends.trtexec.binary import Trtexec
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.doctor.checks import Check
-    from resnet_edge.doctor.examined import Examined
 
 __all__ = ["Report", "examine"]
 

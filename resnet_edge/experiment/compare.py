@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from resnet_edge.experiment.curves import CURVES, PLOT, Comparison, Curve, run_directory
 from resnet_edge.experiment.pictures import plot_curves
 from resnet_edge.files import read_json, write_json
-from resnet_edge.progress import SILENT
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.models.zoo import architecture
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.report.plots import require_matplotlib
+from resnet_edge.train.loop import TrainConfig
 from resnet_edge.train.stage import train
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
-    from resnet_edge.train.loop import TrainConfig
 
 __all__ = ["Cost", "compare", "cost"]
 
@@ -93,7 +90,6 @@ def compare(
 def cost(config: TrainConfig, spec: ImageSpec, classes: int) -> Cost:
     """Return parameters and multiply-adds of the network that ``config`` trains."""
     from resnet_edge.models.resnet import count_macs, without_weights
-    from resnet_edge.models.zoo import architecture
 
     model = without_weights(
         architecture(

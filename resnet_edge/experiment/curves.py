@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_edge.errors import DataError
 from resnet_edge.files import read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
 
 __all__ = ["CURVES", "MEASURES", "PLOT", "Comparison", "Curve", "final_table", "run_directory"]
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+from resnet_edge.experiment.curves import Comparison, Curve
+from resnet_edge.experiment.responses import NetworkResponses
 from resnet_edge.report.plots import new_figure, save_figure
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from resnet_edge.experiment.curves import Comparison, Curve
-    from resnet_edge.experiment.responses import NetworkResponses
 
 __all__ = ["plot_curves", "plot_responses"]
 

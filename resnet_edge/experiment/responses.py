@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import DataError
 from resnet_edge.experiment.curves import CURVES, Comparison, run_directory
 from resnet_edge.images.batches import ImageBatches
+from resnet_edge.images.source import ImageSource
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
-from resnet_edge.progress import SILENT
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.train.stage import CHECKPOINT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from torch import Tensor, nn
 
-    from resnet_edge.images.source import ImageSource
     from resnet_edge.models.resnet import ResNet
-    from resnet_edge.progress import Progress
 
 __all__ = [
     "NetworkResponses",

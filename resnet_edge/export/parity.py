@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from resnet_edge.backends.base import Session
 from resnet_edge.backends.evaluate import run_all
 from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
 from resnet_edge.bundle.names import MODEL
@@ -14,20 +20,11 @@ from resnet_edge.bundle.reference import GOLDEN_COUNT, Evaluated, Golden
 from resnet_edge.errors import DataError
 from resnet_edge.files import sha256_json
 from resnet_edge.graph.onnx_model import save_graph
+from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.labels import resolve_labels
-from resnet_edge.progress import SILENT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.backends.base import Session
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.progress import SILENT, Progress
 
 __all__ = [
     "Parity",
@@ -68,8 +65,6 @@ class Parity:
 
 def compare_logits(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Parity:
     """Compare two sets of logits, N x classes each."""
-    import numpy as np
-
     return Parity(
         n=len(reference),
         max_abs=float(np.abs(reference - candidate).max()),
@@ -86,10 +81,6 @@ def golden_images(
     Raises:
         DataError: None of them can be decoded.
     """
-    import numpy as np
-
-    from resnet_edge.images.batches import ImageBatches
-
     indices = np.linspace(0, len(source) - 1, min(GOLDEN_COUNT, len(source)), dtype=int).tolist()
     batches = list(ImageBatches(source, spec, len(indices), indices))
     if not batches:
@@ -149,8 +140,6 @@ def save_model(
 
 def write_metadata(model: ModelProto, info: ModelInfo) -> None:
     """Write what a bundle knows about a network into its ONNX model."""
-    from onnx import helper
-
     helper.set_model_props(
         model,
         {

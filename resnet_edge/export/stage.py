@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
 from resnet_edge.bundle.names import GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
@@ -26,21 +32,14 @@ from resnet_edge.export.parity import (
 from resnet_edge.export.stride import choose_by_labels, choose_by_logits, read_known_logits
 from resnet_edge.export.torch_onnx import torch_to_onnx
 from resnet_edge.images.opening import open_images
-from resnet_edge.models.checkpoint import load_model, read_checkpoint
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.models.checkpoint import Checkpoint, load_model, read_checkpoint
 from resnet_edge.models.resnet_config import ResNetConfig
-from resnet_edge.progress import SILENT
+from resnet_edge.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.models.checkpoint import Checkpoint
     from resnet_edge.models.resnet import ResNet
-    from resnet_edge.progress import Progress
 
 __all__ = [
     "MODEL",
@@ -191,8 +190,6 @@ def store_evaluation(
     bundle: Bundle, model: ResNet, images: ImageSource, *, progress: Progress = SILENT
 ) -> Evaluated:
     """Compute PyTorch's logits for every image and keep them in the bundle."""
-    from resnet_edge.backends.pytorch import TorchSession
-
     return store_logits(
         bundle, lambda: TorchSession(model, bundle.model.image_spec), images,
         origin="pytorch", stage="export", progress=progress,
@@ -209,8 +206,6 @@ def _export(
     record: Record,
     progress: Progress,
 ) -> ExportResult:
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-    from resnet_edge.backends.pytorch import TorchSession
 
     info, spec = bundle.model, bundle.model.image_spec
     with progress.task("export", total=3) as task:

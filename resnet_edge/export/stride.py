@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.backends.evaluate import run_all
+from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.models.checkpoint import load_model
-from resnet_edge.progress import SILENT
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.models.checkpoint import Checkpoint
-    from resnet_edge.progress import Progress
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.models.checkpoint import Checkpoint, load_model
+from resnet_edge.progress import SILENT, Progress
+from resnet_edge.statistics import count_pairs, mcnemar
 
 __all__ = ["KnownLogits", "choose_by_labels", "choose_by_logits", "read_known_logits"]
 
@@ -47,8 +44,6 @@ def read_known_logits(path: Path) -> KnownLogits:
     Raises:
         DataError: It is no such file.
     """
-    import numpy as np
-
     try:
         with np.load(path, allow_pickle=False) as archive:
             inputs, logits = archive["input"], archive["logits"]
@@ -109,12 +104,6 @@ def choose_by_labels(
     McNemar's test on the images that only one variant gets right decides at the 5 % level; else
     v1.5 stays assumed. A checkpoint whose variant is known is returned as it is.
     """
-    import numpy as np
-
-    from resnet_edge.backends.evaluate import run_all
-    from resnet_edge.backends.pytorch import TorchSession
-    from resnet_edge.statistics import count_pairs, mcnemar
-
     if checkpoint.stride_known:
         return checkpoint
     indices = np.linspace(0, len(images) - 1, min(_IMAGES, len(images)), dtype=int).tolist()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from onnx import ModelProto
+
+from resnet_edge.backends.pytorch import deployable
 from resnet_edge.errors import ExportError
+from resnet_edge.images.spec import ImageSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from onnx import ModelProto
-
-    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
 
 __all__ = ["torch_to_onnx"]
@@ -29,8 +29,6 @@ def torch_to_onnx(model: ResNet, spec: ImageSpec) -> ModelProto:
         ExportError: The exporter failed.
     """
     import torch
-
-    from resnet_edge.backends.pytorch import deployable
 
     dtype = torch.uint8 if spec.input == "uint8" else torch.float32
     example = torch.zeros(2, *spec.input_shape, dtype=dtype)

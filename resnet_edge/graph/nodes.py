@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.errors import GraphError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from onnx import GraphProto, NodeProto
 
 __all__ = ["GraphIndex", "attribute", "insert_sorted", "prune"]
 
@@ -29,8 +28,6 @@ class GraphIndex:
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a constant tensor, or None if it is not constant."""
-        from onnx import numpy_helper
-
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name])
         node = self.producer.get(name)
@@ -48,8 +45,6 @@ class GraphIndex:
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return a node attribute's value."""
-    from onnx import helper
-
     for item in node.attribute:
         if item.name == name:
             return helper.get_attribute_value(item)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, helper, shape_inference
 
 from resnet_edge.errors import GraphError
 from resnet_edge.files import atomic_path
 from resnet_edge.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from onnx import ModelProto
 
 __all__ = ["expose", "fixed_batch", "infer_shapes", "load_graph", "save_graph", "tensor_specs"]
 
@@ -23,8 +22,6 @@ def load_graph(path: Path) -> ModelProto:
     Raises:
         GraphError: The file is missing or is not ONNX.
     """
-    import onnx
-
     if not path.is_file():
         raise GraphError(f"no such ONNX file: {path}")
     try:
@@ -45,8 +42,6 @@ def save_graph(model: ModelProto, path: Path) -> None:
     Raises:
         GraphError: The model breaks ONNX's own rules.
     """
-    import onnx
-
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
@@ -57,8 +52,6 @@ def save_graph(model: ModelProto, path: Path) -> None:
 
 def infer_shapes(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Return the extents of every tensor whose rank is known, None where one is not."""
-    from onnx import shape_inference
-
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, tuple[int | None, ...]] = {
         i.name: tuple(int(d) for d in i.dims) for i in graph.initializer
@@ -74,8 +67,6 @@ def infer_shapes(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
 
 def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     """Return a copy of a model that also outputs ``tensors``, for ONNX Runtime."""
-    import onnx
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     present = {o.name for o in copy.graph.output}
@@ -91,7 +82,6 @@ def fixed_batch(model: ModelProto) -> int | None:
 
 def tensor_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and the outputs; a dimension without a number is None."""
-    from onnx import helper
 
     def spec(value: Any) -> TensorSpec:
         tensor = value.type.tensor_type

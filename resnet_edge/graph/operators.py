@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from onnx import NodeProto
 
 from resnet_edge.graph.nodes import attribute
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
 
 __all__ = ["COMMUTING", "WEIGHTED", "commutes"]
 

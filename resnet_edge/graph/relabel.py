@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from onnx import AttributeProto, ModelProto, NodeProto, defs
+from onnx.defs import OpSchema
+from onnx.helper import get_attribute_value
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute
-
-if TYPE_CHECKING:
-    from onnx import AttributeProto, ModelProto, NodeProto
-    from onnx.defs import OpSchema
 
 __all__ = ["opset_of", "set_opset"]
 
@@ -38,8 +36,6 @@ def set_opset(model: ModelProto, opset: int, ir_version: int) -> None:
     Raises:
         GraphError: An operator means something else in the other opset.
     """
-    from onnx import defs
-
     have, index = opset_of(model), GraphIndex(model.graph)
     idle: list[tuple[NodeProto, AttributeProto]] = []
     for node in model.graph.node:
@@ -68,8 +64,6 @@ def _says_nothing(
     node: NodeProto, item: AttributeProto, schema: OpSchema, index: GraphIndex
 ) -> bool:
     """Whether a node means the same without an attribute."""
-    from onnx.helper import get_attribute_value
-
     if item.name == "allowzero":
         shape = index.constant(node.input[1]) if len(node.input) == 2 else None
         return not item.i or (shape is not None and 0 not in shape)

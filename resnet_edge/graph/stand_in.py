@@ -9,15 +9,14 @@ QuantizeLinear, which cuts off instead of rounding in 1.23, is not used either.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto, TensorProto
 
 __all__ = ["halves", "stand_in"]
 
@@ -78,8 +77,6 @@ def _widened(
     model: ModelProto, node: NodeProto, index: GraphIndex, named: Collection[str]
 ) -> list[NodeProto]:
     """Return what an operation becomes in FP32."""
-    from onnx import helper, numpy_helper
-
     if not any(o in named for o in node.output):
         if node.op_type == "Cast" and node.input[0] in named and attribute(node, "to") == _FLOAT:
             return [helper.make_node("Identity", node.input, node.output, name=node.name)]
@@ -101,8 +98,6 @@ def _widened(
 
 def _rounding(source: str, result: str) -> list[NodeProto]:
     """Return what rounds an FP32 tensor to FP16 and back."""
-    from onnx import helper
-
     half, held = f"{result}/fp16", f"{result}/fp16-held"
     return [
         helper.make_node("Cast", [source], [half], name=half, to=_HALF),
@@ -113,8 +108,6 @@ def _rounding(source: str, result: str) -> list[NodeProto]:
 
 def _bounded(nodes: list[NodeProto], name: str) -> NodeProto:
     """Return the cast between an FP16 input or output of the graph and its FP32 inside."""
-    from onnx import helper
-
     inside, made = f"{name}/inside", any(name in node.output for node in nodes)
     for node in nodes:
         for names in (node.input, node.output):
@@ -127,17 +120,12 @@ def _bounded(nodes: list[NodeProto], name: str) -> NodeProto:
 
 def _widen(tensor: TensorProto) -> None:
     """Make an FP16 constant FP32, in place."""
-    import numpy as np
-    from onnx import numpy_helper
-
     value = numpy_helper.to_array(tensor).astype(np.float32)
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
 def _dequantized(node: NodeProto, index: GraphIndex) -> NDArray[Any]:
     """Return stored int8 weights as FP16 sees them, in FP32."""
-    import numpy as np
-
     values, scale = (index.constant(name) for name in node.input[:2])
     assert values is not None
     assert scale is not None

@@ -8,18 +8,16 @@ since an accuracy needs the preprocessing that the golden reference was made wit
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from resnet_edge.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
 
 __all__ = ["ArrayImages", "ArrayInputs", "RandomInputs", "open_array_images"]
 
@@ -46,8 +44,6 @@ class ArrayImages:
 
     def load(self, index: int) -> Image.Image:
         """Return one image in mode ``L``, ``RGB`` or ``RGBA``."""
-        from PIL import Image
-
         pixels = self.pixels[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
 
@@ -77,8 +73,6 @@ class ArrayInputs:
 
     def inputs(self, indices: Sequence[int]) -> NDArray[np.float32]:
         """Return these inputs as one batch."""
-        import numpy as np
-
         return np.ascontiguousarray(self.values[list(indices)])
 
     def key(self, index: int) -> str:
@@ -106,8 +100,6 @@ class RandomInputs:
 
     def inputs(self, indices: Sequence[int]) -> NDArray[np.float32]:
         """Return these inputs as one batch; each depends on the seed and its position only."""
-        import numpy as np
-
         generators = [np.random.default_rng((self.seed, i)) for i in indices]
         return np.stack([g.standard_normal(self.shape, dtype=np.float32) for g in generators])
 
@@ -143,7 +135,6 @@ def open_array_images(path: Path, labels: Path | None = None) -> ArrayImages:
 
 
 def open_arrays(path: Path) -> ArrayImages | ArrayInputs:
-    import numpy as np
 
     array, labels = _read(path)
     images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3, 4))
@@ -158,8 +149,6 @@ def open_arrays(path: Path) -> ArrayImages | ArrayInputs:
 
 def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the images, left on disk where the file allows, and the labels."""
-    import numpy as np
-
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(
             f"{path} is a file, not a directory",
@@ -182,7 +171,6 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
 
 
 def _pick(path: Path, archive: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    import numpy as np
 
     label_key = next((k for k in _LABEL_KEYS if k in archive), None)
     key = next((k for k in _IMAGE_KEYS if k in archive), None)
@@ -201,7 +189,6 @@ def _pick(path: Path, archive: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray
 
 
 def _labels(path: Path, labels: NDArray[Any], images: NDArray[Any]) -> NDArray[np.int64]:
-    import numpy as np
 
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < 0:
         raise DataError(

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.errors import DataError
-from resnet_edge.images.source import NetworkInputs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
+from resnet_edge.images.source import ImageSource, NetworkInputs
+from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["Batch", "Feeds", "ImageBatches", "portions"]
 
@@ -35,8 +31,6 @@ def portions(
         fewest: Rows that it takes, the last portion being filled up from its own first ones.
         most: Rows that it takes; None if there is no limit.
     """
-    import numpy as np
-
     for start in range(0, len(rows), most or len(rows)):
         part = rows[start : start + most] if most else rows
         filled = part if len(part) >= fewest else part[np.arange(fewest) % len(part)]
@@ -86,7 +80,6 @@ class ImageBatches:
         return len(self.source) if self.indices is None else len(self.indices)
 
     def __iter__(self) -> Iterator[Batch]:
-        import numpy as np
 
         wanted = range(len(self.source)) if self.indices is None else self.indices
         self.skipped[:] = self.skipped_before

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.errors import DataError
 from resnet_edge.images.arrays import ArrayImages
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["find_cifar10", "open_cifar10"]
 
@@ -37,8 +34,6 @@ def open_cifar10(path: Path, files: list[Path]) -> ArrayImages:
     Raises:
         DataError: A file is not what it should be.
     """
-    import numpy as np
-
     records = np.concatenate([_read(file) for file in files])
     pixels = records[:, 1:].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
     labels = records[:, 0].astype(np.int64)
@@ -46,7 +41,6 @@ def open_cifar10(path: Path, files: list[Path]) -> ArrayImages:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    import numpy as np
 
     try:
         size = path.stat().st_size if path.is_file() else 0

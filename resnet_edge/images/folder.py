@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from resnet_edge.errors import DataError
 from resnet_edge.images.labels import read_label_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
 
 __all__ = ["FolderImages"]
 
@@ -35,8 +32,6 @@ class FolderImages:
 
     def load(self, index: int) -> Image.Image:
         """Decode one file completely."""
-        from PIL import Image
-
         image: Image.Image = Image.open(self.files[index])
         with image:
             image.load()
@@ -56,7 +51,6 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def open_folder(path: Path, children: list[Path]) -> FolderImages:
-    import numpy as np
 
     by_class = [(child.name, _image_files(child)) for child in children]
     by_class = [(name, files) for name, files in by_class if files]
@@ -77,7 +71,6 @@ def open_folder(path: Path, children: list[Path]) -> FolderImages:
 
 
 def open_flat(path: Path, labels: Path) -> FolderImages:
-    import numpy as np
 
     rows = read_label_rows(labels)
     missing = [name for name, _ in rows if not (path / name).is_file()]

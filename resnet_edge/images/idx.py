@@ -6,18 +6,17 @@ import gzip
 import hashlib
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from resnet_edge.errors import DataError
+from resnet_edge.files import write_bytes
 from resnet_edge.images.labels import read_class_names
 from resnet_edge.images.source import SPLIT_NAMES, Split
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
 
 __all__ = ["IdxImages", "read_idx", "write_idx"]
 
@@ -35,8 +34,6 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is not IDX, is truncated, or claims more than it holds.
     """
-    import numpy as np
-
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with cast("BinaryIO", opener(path, "rb")) as stream:
@@ -63,8 +60,6 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
     """Write an IDX file, gzipped, atomically and reproducibly (no time stamp inside)."""
-    from resnet_edge.files import write_bytes
-
     header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
     write_bytes(path, gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
 
@@ -92,8 +87,6 @@ class IdxImages:
 
     def load(self, index: int) -> Image.Image:
         """Return one image in mode ``L``."""
-        from PIL import Image
-
         return Image.fromarray(self.pixels[index])
 
     def key(self, index: int) -> str:
@@ -125,7 +118,6 @@ def find_idx(path: Path, split: Split) -> tuple[Path, Path | None] | None:
 
 
 def open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
-    import numpy as np
 
     pixels = read_idx(images, dimensions=3)
     if not len(pixels):

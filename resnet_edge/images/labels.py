@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.images.source import ImageSource
+from resnet_edge.images.source import ImageSource
 
 __all__ = ["read_class_names", "read_label_rows", "resolve_labels"]
 
@@ -58,8 +55,6 @@ def resolve_labels(
     Raises:
         DataError: The labels cannot belong to this model.
     """
-    import numpy as np
-
     if source.labels is None:
         return None
     top = int(source.labels.max(initial=0))

@@ -5,7 +5,7 @@ Every ``--data DIR`` of the command line ends up in `open_images`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from resnet_edge.errors import DataError
 from resnet_edge.images.arrays import open_array_images, open_arrays
@@ -13,9 +13,6 @@ from resnet_edge.images.cifar import find_cifar10, open_cifar10
 from resnet_edge.images.folder import open_flat, open_folder
 from resnet_edge.images.idx import find_idx, idx_files, open_idx
 from resnet_edge.images.source import SPLIT_NAMES, ImageSource, NetworkInputs, Split
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["open_calibration", "open_images"]
 
@@ -66,8 +63,6 @@ def open_calibration(path: Path, labels: Path | None = None) -> ImageSource | Ne
     Raises:
         DataError: Nothing usable is there.
     """
-    from resnet_edge.images.opening import open_images
-
     if path.is_file() and labels is None:
         return open_arrays(path)
     return open_images(path, split="train", labels=labels)

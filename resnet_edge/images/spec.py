@@ -11,14 +11,13 @@ Resize and centre crop follow torchvision's ``Resize`` (shorter side, antialiase
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 from resnet_edge.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
 
 __all__ = ["CIFAR10", "FASHION_MNIST", "IMAGENET", "ImageSpec"]
 
@@ -121,8 +120,6 @@ class ImageSpec:
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Turn any Pillow image into the uint8 HWC pixels the network looks at."""
-        import numpy as np
-
         image = self._crop(self._resize(_to_8_bit(image, _MODES[self.color])))
         array = np.asarray(image, dtype=np.uint8)
         if self.color == "gray":
@@ -136,8 +133,6 @@ class ImageSpec:
             float32 NCHW ``(pixel / 255 - mean) / std``, or the pixels themselves for
             ``input="uint8"``.
         """
-        import numpy as np
-
         if self.input == "uint8":
             return np.ascontiguousarray(pixels)
         shape = (self.channels, 1, 1)
@@ -153,7 +148,6 @@ class ImageSpec:
         return out
 
     def _resize(self, image: Image.Image) -> Image.Image:
-        from PIL import Image
 
         width, height = image.size
         if self.resize is None or min(width, height) == self.resize:
@@ -179,9 +173,6 @@ def _crop_offset(have: int, want: int) -> int:
 
 def _to_8_bit(image: Image.Image, mode: str) -> Image.Image:
     """Apply EXIF rotation and convert to ``L``, ``RGB`` or ``RGBA``."""
-    import numpy as np
-    from PIL import ExifTags, Image, ImageOps
-
     # Both Pillow calls would copy an image that they need not change.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from onnx import ModelProto
 
 from resnet_edge.lint.layer_rules import LAYER_RULES
 from resnet_edge.lint.pair_rules import PAIR_RULES
 from resnet_edge.lint.rule import FLAVOURS, Flavour, Severity
 from resnet_edge.lint.view import DQ, Q, QdqView
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from onnx import ModelProto
 
 __all__ = ["FLAVOURS", "RULES", "Finding", "Flavour", "Severity", "lint", "select"]
 

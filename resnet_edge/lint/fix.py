@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.graph.nodes import prune
 from resnet_edge.graph.relabel import set_opset
 from resnet_edge.lint.check import FLAVOURS, RULES, Finding, Flavour, lint, select
 from resnet_edge.lint.view import Q, QdqView
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["FixResult", "fix"]
 
@@ -44,8 +44,6 @@ def fix(model: ModelProto, flavours: Iterable[Flavour] = FLAVOURS) -> FixResult:
         model: Any Q/DQ graph.
         flavours: Repair only what concerns one of these.
     """
-    import onnx
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     checks = {rule.id: rule.check for rule in RULES}
@@ -79,8 +77,6 @@ class _Editor:
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Store a value, once, under this name or a similar one that is free; return the name."""
-        from onnx import numpy_helper
-
         key = (name, value.dtype.str, value.shape, value.tobytes())
         if key in self._stored:
             return self._stored[key]
@@ -97,9 +93,6 @@ class _Editor:
 
     def set_zeros(self, node: NodeProto, integer: int) -> None:
         """Give a Q or DQ one zero-point of 0 for each scale it has by now."""
-        import numpy as np
-        from onnx import helper, numpy_helper
-
         stored = {i.name: i for i in self.graph.initializer}.get(node.input[1])
         scale = self.view.scale(node) if stored is None else numpy_helper.to_array(stored)
         assert scale is not None  # else the finding is not fixable
@@ -109,8 +102,6 @@ class _Editor:
 
     def set_axis(self, node: NodeProto, axis: int | None) -> None:
         """Give a Q or DQ another axis, or none."""
-        from onnx import helper
-
         self.drop(node, "axis")
         if axis is not None:
             node.attribute.append(helper.make_attribute("axis", axis))
@@ -134,8 +125,6 @@ class _Editor:
 
 
 def _fold_bias(editor: _Editor, dq: NodeProto) -> None:
-    import numpy as np
-    from onnx import numpy_helper
 
     view = editor.view
     steps, scale = view.value(dq.input[0]), view.scale(dq)
@@ -183,7 +172,6 @@ def _make_scalar(editor: _Editor, node: NodeProto) -> None:
 
 
 def _turn_weight(editor: _Editor, layer: NodeProto) -> None:
-    import numpy as np
 
     view = editor.view
     dq, axis = view.plain_weight_dq(layer), view.output_axis(layer)
@@ -211,7 +199,6 @@ def _turn_weight(editor: _Editor, layer: NodeProto) -> None:
 
 
 def _raise_opset(editor: _Editor, node: NodeProto) -> None:
-    import numpy as np
 
     if not editor.view.takes_fp32_scales():
         editor.relabel(19, max(editor.view.model.ir_version, 9))

@@ -6,13 +6,10 @@ from experiments with the TensorRT-RTX builder, which ``tests/quantize/test_lint
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from onnx import NodeProto, ValueInfoProto, defs
 
 from resnet_edge.lint.rule import FLAVOURS, TRT8, TRT10, TYPED, Rule, Verdict, registrar
 from resnet_edge.lint.view import DQ, WEIGHTED, Q, QdqView
-
-if TYPE_CHECKING:
-    from onnx import NodeProto, ValueInfoProto
 
 __all__ = ["LAYER_RULES"]
 
@@ -140,7 +137,6 @@ def _weights_stored_int8(view: QdqView, node: NodeProto) -> Verdict:
 
 @_rule("unsupported-operator", "error", FLAVOURS, "node")
 def _unsupported_operator(_: QdqView, node: NodeProto) -> Verdict:
-    from onnx import defs
 
     if node.op_type in _INSTEAD:
         return f"TensorRT has no {node.op_type}", f"use {_INSTEAD[node.op_type]}", False

@@ -6,14 +6,12 @@ from experiments with the TensorRT-RTX builder, which ``tests/quantize/test_lint
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from onnx import NodeProto
 
 from resnet_edge.lint.rule import FLAVOURS, TRT8, Rule, Verdict, registrar
 from resnet_edge.lint.typed_view import UINT8_MIDDLES
 from resnet_edge.lint.view import DQ, Q, QdqView
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
 
 __all__ = ["PAIR_RULES"]
 
@@ -86,7 +84,6 @@ def _zero_point_size(view: QdqView, node: NodeProto) -> Verdict:
 
 @_rule("scale-value", "error", FLAVOURS, "pair")
 def _scale_value(view: QdqView, node: NodeProto) -> Verdict:
-    import numpy as np
 
     scale = view.scale(node)
     if scale is None or not (bad := scale[~(np.isfinite(scale) & (scale > 0))]).size:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-if TYPE_CHECKING:
-    from resnet_edge.lint.view import QdqView
+from resnet_edge.lint.view import QdqView
 
 __all__ = [
     "FLAVOURS",

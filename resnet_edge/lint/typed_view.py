@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, defs, helper
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.relabel import opset_of, set_opset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["DQ", "UINT8_MIDDLES", "WEIGHTED", "Q", "TypedView"]
 
@@ -32,7 +32,6 @@ class TypedView:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        from onnx import TensorProto
 
         self.FLOAT, self.FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
         self.INT8, self.UINT8 = int(TensorProto.INT8), int(TensorProto.UINT8)
@@ -64,8 +63,6 @@ class TypedView:
 
     def value(self, name: str | None) -> NDArray[Any] | None:
         """Return a constant's value, through Identity and any form of Constant."""
-        import numpy as np
-
         found = None if name is None else self.index.constant(name)
         if found is not None or name is None:
             return found
@@ -164,8 +161,6 @@ class TypedView:
     @cached_property
     def oldest_opset(self) -> int:
         """The first opset that allows the types the Q and DQ nodes have."""
-        from onnx import TensorProto
-
         first = {self.FLOAT16: 19, TensorProto.FLOAT8E4M3FN: 19, TensorProto.FLOAT8E5M2: 19}
         first |= dict.fromkeys((TensorProto.INT16, TensorProto.UINT16), 21)
         first |= dict.fromkeys((TensorProto.INT4, TensorProto.UINT4), 21)
@@ -182,8 +177,6 @@ class TypedView:
 
     def shifted(self, node: NodeProto) -> NDArray[Any] | None:
         """Return a DQ's stored integers as int8 with zero-point 0, None if they do not fit."""
-        import numpy as np
-
         data, zero_point = self.value(node.input[0]), self.value(self.zero_point(node))
         if node.op_type != DQ or data is None or data.dtype not in (np.int8, np.uint8):
             return None
@@ -231,8 +224,6 @@ class TypedView:
 
     def newer_attributes(self, node: NodeProto, opset: int) -> dict[str, bool]:
         """Return which attributes are unknown in another opset, and whether they say nothing."""
-        from onnx import defs, helper
-
         if not node.attribute:
             return {}
         known = defs.get_schema(node.op_type, opset).attributes
@@ -248,7 +239,6 @@ class TypedView:
         return unknown
 
     def _ask_whether_it_differs(self, node: NodeProto, opset: int) -> bool:
-        import onnx
 
         alone = onnx.ModelProto(ir_version=self.model.ir_version)
         alone.opset_import.add(domain="", version=self.opset)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+from onnx import NodeProto
 
 from resnet_edge.graph.nodes import attribute
 from resnet_edge.graph.operators import COMMUTING
 from resnet_edge.lint.typed_view import DQ, WEIGHTED, Q, TypedView
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
 
 __all__ = ["DQ", "WEIGHTED", "Q", "QdqView"]
 

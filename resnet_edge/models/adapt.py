@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.errors import CheckpointError
-from resnet_edge.models.names import canonical_names, find_naming, other_network
+from resnet_edge.models.names import Naming, canonical_names, find_naming, other_network
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
-
-    from resnet_edge.models.names import Naming
 
 __all__ = ["Adapted", "Head", "adapt"]
 

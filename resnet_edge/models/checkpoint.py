@@ -8,14 +8,17 @@ every tensor has been checked against the network it claims to be.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import CheckpointError
 from resnet_edge.files import write_bytes
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.adapt import Head, adapt
-from resnet_edge.models.formats import OWN_METADATA, read_contents
-from resnet_edge.models.identify import compare, identify, name_of, nearest
+from resnet_edge.models.formats import OWN_METADATA, Contents, read_contents
+from resnet_edge.models.identify import Identified, compare, identify, name_of, nearest
 from resnet_edge.models.metadata import (
     image_spec_of,
     labels_of,
@@ -23,19 +26,13 @@ from resnet_edge.models.metadata import (
     recorded_stride,
     refuse_variants,
 )
+from resnet_edge.models.resnet_config import ResNetConfig
 from resnet_edge.models.zoo import architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from torch import Tensor
 
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.models.formats import Contents
-    from resnet_edge.models.identify import Identified
     from resnet_edge.models.resnet import ResNet
-    from resnet_edge.models.resnet_config import ResNetConfig
 
 __all__ = ["Checkpoint", "Head", "load_model", "read_checkpoint", "save_checkpoint"]
 

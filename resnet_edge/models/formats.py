@@ -6,6 +6,7 @@ Nothing here knows what a ResNet is; ``names`` and ``identify`` do.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,6 @@ from resnet_edge.models.names import holds_resnet
 from resnet_edge.models.torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_torch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from torch import Tensor
 
 __all__ = ["OWN_METADATA", "Contents", "read_contents"]

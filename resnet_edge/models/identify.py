@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from resnet_edge.errors import CheckpointError
-from resnet_edge.models.resnet_config import ResNetConfig
+from resnet_edge.models.resnet_config import ResNetConfig, Shortcut
 from resnet_edge.models.zoo import ARCHITECTURES, architecture
-
-if TYPE_CHECKING:
-    from resnet_edge.models.resnet_config import Shortcut
 
 __all__ = ["Identified", "Mismatch", "compare", "describe", "identify", "nearest"]
 

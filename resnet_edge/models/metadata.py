@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_edge.errors import CheckpointError, ConfigError
 from resnet_edge.images.spec import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
+from resnet_edge.models.formats import Contents
 from resnet_edge.models.resnet_config import ResNetConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from resnet_edge.models.formats import Contents
 
 __all__ = ["image_spec_of", "labels_of", "recorded_config", "recorded_stride", "refuse_variants"]
 

@@ -8,12 +8,10 @@ Every mapping is data: a new source is a new row.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 __all__ = ["Naming", "canonical_names", "find_naming", "holds_resnet", "other_network"]
 

@@ -6,14 +6,12 @@ call is not called; what it would allocate is returned, to be checked against it
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import mmap
-    from collections.abc import Callable, Mapping
+from typing import IO, Any
 
 __all__ = ["SCALAR_FUNCTIONS", "RefusedPickleError", "Storage", "walk"]
 

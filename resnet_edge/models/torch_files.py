@@ -10,15 +10,13 @@ import io
 import mmap
 import warnings
 import zipfile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from resnet_edge.errors import CheckpointError
-from resnet_edge.models.pickles import SCALAR_FUNCTIONS, RefusedPickleError, walk
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from resnet_edge.models.pickles import Storage
+from resnet_edge.models.pickles import SCALAR_FUNCTIONS, RefusedPickleError, Storage, walk
 
 __all__ = ["LEGACY_MAGIC", "ZIP_MAGIC", "read_torch_file"]
 
@@ -72,8 +70,6 @@ def _load(path: Path, *, mapped: bool) -> Any:
 
 def _scalars_and_options() -> list[Any]:
     """Return what old training loops saved beside the weights: NumPy scalars, argparse options."""
-    import numpy as np
-
     scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
     return [*((scalar, name) for name in SCALAR_FUNCTIONS), np.dtype, argparse.Namespace, *dtypes]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import ConfigError
-from resnet_edge.models.resnet_config import ResNetConfig
+from resnet_edge.models.resnet_config import ResNetConfig, Shortcut
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from resnet_edge.models.resnet import ResNet
-    from resnet_edge.models.resnet_config import Shortcut
 
 __all__ = ["ARCHITECTURES", "architecture", "create"]
 

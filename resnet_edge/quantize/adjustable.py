@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
 
 from resnet_edge.backends.closing import Closing
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph, engine_scales
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.ranges_table import RangesTable
 
 __all__ = ["AdjustableGraph"]
 
@@ -31,9 +29,6 @@ class AdjustableGraph(Closing):
     """
 
     def __init__(self, model: ModelProto, table: RangesTable) -> None:
-        from onnx import TensorProto, helper
-
-        from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
         self._placement = place(model.graph)
         graph = engine_graph(model, self._placement, table, weights="rounded")
@@ -45,8 +40,6 @@ class AdjustableGraph(Closing):
 
     def logits(self, inputs: Iterable[NDArray[Any]], table: RangesTable) -> NDArray[np.float32]:
         """Run batches of images with the ranges of ``table`` and return all logits."""
-        import numpy as np
-
         scales = self._scales(table)
         found = [self._session.run_rows(batch, constants=scales) for batch in inputs]
         rows = [next(iter(outputs.values())) for outputs in found]
@@ -57,6 +50,5 @@ class AdjustableGraph(Closing):
         self._session.close()
 
     def _scales(self, table: RangesTable) -> dict[str, NDArray[np.float32]]:
-        import numpy as np
 
         return engine_scales(self._placement, table, np.float32)

@@ -6,14 +6,13 @@ a layer's error on float inputs is subtracted from its bias.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
 
-    from onnx import ModelProto
-
-    from resnet_edge.quantize.probe import LayerError
+from resnet_edge.quantize.probe import LayerError
 
 __all__ = ["correct_biases"]
 
@@ -24,10 +23,6 @@ def correct_biases(model: ModelProto, errors: Mapping[str, LayerError]) -> Model
     Only to be quantized with the ranges the errors were measured with: as a float model it is off
     by just these errors.
     """
-    import numpy as np
-    import onnx
-    from onnx import numpy_helper
-
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     initializers = {i.name: i for i in corrected.graph.initializer}

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
 
 from resnet_edge.backends.evaluate import run_all
-from resnet_edge.bundle.bundle import Record
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import SENSITIVITY, TABLE
 from resnet_edge.bundle.reference import require_classifier
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import write_json
 from resnet_edge.images.batches import ImageBatches
-from resnet_edge.progress import SILENT
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.probe import PROBE_BATCH
 from resnet_edge.quantize.score import HeldOut, Inputs
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
 from resnet_edge.quantize.stage import base_model, load_table, store_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
 
 __all__ = ["BudgetResult", "meet_budget", "sensitivity"]
 
@@ -179,7 +175,6 @@ def _labelled(
     indices: Sequence[int],
     progress: Progress = SILENT,
 ) -> Labelled:
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
     spec = bundle.model.image_spec
     with OnnxRuntimeSession(model) as session:

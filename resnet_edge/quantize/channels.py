@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.onnx_model import infer_shapes
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["ChannelMap", "Layer", "map_channels"]
 
@@ -48,7 +48,6 @@ class ChannelMap:
     """
 
     def __init__(self) -> None:
-        import numpy as np
 
         self.ids: dict[str, NDArray[Any]] = {}
         self.writers: list[Layer] = []
@@ -64,8 +63,6 @@ class ChannelMap:
 
     def fresh(self, count: int, *, free: bool) -> NDArray[Any]:
         """Return new ids."""
-        import numpy as np
-
         ids = np.arange(self.size, self.size + count)
         self._parent = np.concatenate([self._parent, ids])
         self.free = np.concatenate([self.free, np.full(count, free)])
@@ -73,8 +70,6 @@ class ChannelMap:
 
     def root(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Return the representative of each id's group."""
-        import numpy as np
-
         roots = self._parent[ids]
         while not np.array_equal(roots, self._parent[roots]):
             roots = self._parent[roots]
@@ -96,15 +91,11 @@ class ChannelMap:
 
     def free_roots(self) -> NDArray[Any]:
         """Return the representatives of all groups that may be scaled."""
-        import numpy as np
-
         roots = np.unique(self.root(np.arange(self.size)))
         return np.asarray(roots[self.free[roots]])
 
     def load(self, name: str, value: NDArray[Any]) -> None:
         """Remember a weight or bias for scaling."""
-        import numpy as np
-
         self._arrays.setdefault(name, value.astype(np.float64))
 
     def multiply(self, name: str, factors: NDArray[Any], *, axis: int) -> None:
@@ -130,8 +121,6 @@ class ChannelMap:
         The geometric mean over output channels of the root mean square over the kernel: rescaling
         an output channel changes all columns alike, so the proportions do not depend on it.
         """
-        import numpy as np
-
         weight = self._arrays[reader.weight]
         rows = len(weight) // reader.groups
         kernels = np.sqrt((weight.reshape(*weight.shape[:2], -1) ** 2).mean(axis=2))
@@ -146,9 +135,6 @@ class ChannelMap:
 
     def store(self, model: ModelProto) -> None:
         """Write the scaled weights and biases into the model."""
-        import numpy as np
-        from onnx import numpy_helper
-
         for initializer in model.graph.initializer:
             if initializer.name in self._arrays:
                 value = self._arrays[initializer.name].astype(np.float32)
@@ -193,7 +179,6 @@ def _follow(node: NodeProto, index: GraphIndex, channels: ChannelMap, shapes: _S
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    import numpy as np
 
     return np.concatenate(parts)
 

@@ -13,16 +13,16 @@ layers; here for whole streams, with activation statistics in place of per-tenso
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
 
 from resnet_edge.quantize.channels import ChannelMap, map_channels
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto
 
 __all__ = ["Equalized", "equalize"]
 
@@ -52,9 +52,6 @@ def equalize(model: ModelProto, maxima: Mapping[str, NDArray[Any]]) -> Equalized
         maxima: For activation tensors: per channel, the mean over images of the largest
             magnitude. Tensors without an entry do not take part in choosing the factors.
     """
-    import numpy as np
-    import onnx
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     channels = map_channels(copy)
@@ -74,8 +71,6 @@ def equalize(model: ModelProto, maxima: Mapping[str, NDArray[Any]]) -> Equalized
 
 def _log_factors(channels: ChannelMap, maxima: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """Return the logarithm of every channel group's factor; 0 for groups that are not free."""
-    import numpy as np
-
     activation = _mean_log(
         channels,
         [
@@ -104,8 +99,6 @@ def _mean_log(
     channels: ChannelMap, observations: list[tuple[NDArray[Any], NDArray[Any]]]
 ) -> NDArray[Any]:
     """Average the logarithm of positive observations per group; NaN where there are none."""
-    import numpy as np
-
     total, count = np.zeros(channels.size), np.zeros(channels.size)
     for ids, values in observations:
         roots, positive = channels.root(ids), values > 0
@@ -117,8 +110,6 @@ def _mean_log(
 
 def _level_of_neighbours(channels: ChannelMap, balanced: NDArray[Any]) -> NDArray[Any]:
     """Return, per group, the mean balanced level of the channels read by the same layers."""
-    import numpy as np
-
     levels: dict[int, list[float]] = defaultdict(list)
     for reader in channels.readers:
         roots = channels.root(reader.ids)

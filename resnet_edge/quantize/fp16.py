@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, insert_sorted
 from resnet_edge.graph.operators import WEIGHTED
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
 
 __all__ = ["HALF", "to_fp16"]
 
@@ -24,9 +23,6 @@ def to_fp16(model: ModelProto) -> ModelProto:
     Raises:
         GraphError: The graph has no weighted layer, or a weight does not fit FP16.
     """
-    import onnx
-    from onnx import TensorProto, helper
-
     cast = onnx.ModelProto()
     cast.CopyFrom(model)
     graph = cast.graph
@@ -83,8 +79,6 @@ def _downstream(graph: GraphProto, entry: str) -> list[NodeProto]:
 
 
 def _convert_constants(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    import numpy as np
-    from onnx import numpy_helper
 
     index = GraphIndex(graph)
     limit = float(np.finfo(np.float16).max)

@@ -8,17 +8,14 @@ zero-pad, reshape) have no range of their own: the tensor in front of them is qu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from onnx import GraphProto, NodeProto
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.operators import WEIGHTED, commutes
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from onnx import GraphProto, NodeProto
 
 __all__ = ["Placement", "origin_of", "place", "reader_behind"]
 

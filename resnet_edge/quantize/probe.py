@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.graph.nodes import GraphIndex, insert_sorted
 from resnet_edge.images.batches import portions
-from resnet_edge.quantize.placement import origin_of
+from resnet_edge.quantize.placement import Placement, origin_of
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
-
-    from resnet_edge.bundle.ranges_table import RangesTable
-    from resnet_edge.quantize.placement import Placement
 
 __all__ = ["PROBE_BATCH", "LayerError", "channel_maxima", "layer_errors"]
 
@@ -50,9 +50,6 @@ def channel_maxima(
     model: ModelProto, tensors: Sequence[str], inputs: Iterable[NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Return, per tensor and channel, the mean over images of the largest magnitude."""
-    import numpy as np
-    from onnx import helper
-
     nodes, outputs = [], {}
     for position, tensor in enumerate(tensors):
         magnitude, maximum = f"probe/{position}/abs", f"probe/{position}/max"
@@ -111,10 +108,6 @@ def layer_errors(
 def _quantized_copy(
     model: ModelProto, layer: NodeProto, table: RangesTable
 ) -> tuple[list[NodeProto], list[Any]]:
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    from resnet_edge.graph.nodes import GraphIndex
 
     index, prefix = GraphIndex(model.graph), f"{layer.name}/probe"
     weight = index.constant(layer.input[1])
@@ -161,11 +154,6 @@ def _run(
     initializers: Sequence[Any] = (),
 ) -> Iterable[tuple[int, Mapping[str, NDArray[Any]]]]:
     """Run a copy of the model with more nodes; yield batch size and outputs per batch."""
-    import onnx
-
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-    from resnet_edge.graph.nodes import insert_sorted
-
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     probed.graph.initializer.extend(initializers)

@@ -7,20 +7,19 @@ to run integer kernels from end to end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.operators import commutes
 from resnet_edge.quantize.fp16 import HALF
+from resnet_edge.quantize.placement import Placement
 from resnet_edge.quantize.weights import QMAX, quantize_weight, round_weight, weight_scales
 from resnet_edge.quantize.writer import DQ, Pair, Writer, scale_name
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
-    from resnet_edge.quantize.placement import Placement
 
 __all__ = ["Weights", "engine_graph", "engine_scales", "twin_graph"]
 
@@ -45,8 +44,6 @@ def engine_graph(
             either dequantizes to, without nodes: not for TensorRT, but to be run here, where the
             conversions would be repeated in every call.
     """
-    import numpy as np
-
     writer = Writer(model)
     scales = engine_scales(placement, table, writer.dtype)
     for tensor in placement.engine_points:
@@ -119,7 +116,6 @@ def _range(table: RangesTable, tensor: str) -> TensorRange:
 
 
 def _twin_pair(table: RangesTable, tensor: str) -> Pair:
-    import numpy as np
 
     found = _range(table, tensor)
     if found.minimum >= 0:
@@ -129,6 +125,4 @@ def _twin_pair(table: RangesTable, tensor: str) -> Pair:
 
 def _activation_scale(amax: float, steps: int, dtype: Any) -> NDArray[Any]:
     """Return ``amax / steps`` in the graph's type, at least its smallest normal number."""
-    import numpy as np
-
     return np.array(max(amax / steps, float(np.finfo(dtype).smallest_normal)), dtype)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession, Optimise
+from resnet_edge.images.batches import ImageBatches
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.statistics import mean_kl
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.backends.onnxruntime import Optimise
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["GraphScore", "HeldOut", "Inputs", "run_graph"]
 
@@ -40,8 +38,6 @@ class Inputs:
         cls, source: ImageSource, spec: ImageSpec, indices: Sequence[int], *, batch_size: int = 4
     ) -> Inputs:
         """Decode the given images."""
-        from resnet_edge.images.batches import ImageBatches
-
         batches = list(ImageBatches(source, spec, batch_size, indices))
         kept = tuple(i for batch in batches for i in batch.indices)
         return cls(tuple(batch.pixels for batch in batches), spec, kept)
@@ -61,10 +57,6 @@ def run_graph(
     model: ModelProto, inputs: Iterable[NDArray[Any]], *, optimise: Optimise
 ) -> NDArray[np.float32]:
     """Run a graph over batches and return all logits."""
-    import numpy as np
-
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-
     with OnnxRuntimeSession(model, optimise=optimise) as session:
         rows = [next(iter(session.run_rows(array).values())) for array in inputs]
     return np.concatenate(rows)

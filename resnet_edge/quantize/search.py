@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from resnet_edge.progress import SILENT
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import run_graph
-from resnet_edge.statistics import Z_ONE_SIDED_95, count_pairs, drop_limit, gate, needed_images
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.ranges_table import RangesTable
-    from resnet_edge.progress import Progress
-    from resnet_edge.quantize.sensitivity import LayerSensitivity
-    from resnet_edge.statistics import Outcome
+from resnet_edge.quantize.sensitivity import LayerSensitivity
+from resnet_edge.statistics import (
+    Z_ONE_SIDED_95,
+    Outcome,
+    count_pairs,
+    drop_limit,
+    gate,
+    needed_images,
+)
 
 __all__ = ["Budget", "Comparison", "Found", "Labelled", "Step", "compare", "search"]
 

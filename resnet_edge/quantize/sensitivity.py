@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from onnx import ModelProto
+
+from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.onnx_model import infer_shapes
 from resnet_edge.graph.operators import WEIGHTED
-from resnet_edge.progress import SILENT
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.probe import layer_errors
 from resnet_edge.quantize.qdq import engine_graph
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.ranges_table import RangesTable
-    from resnet_edge.progress import Progress
-    from resnet_edge.quantize.score import HeldOut, Inputs
+from resnet_edge.quantize.score import HeldOut, Inputs
 
 __all__ = ["LayerSensitivity", "layer_macs", "rank_layers"]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from resnet_edge.bundle.bundle import Record
+from onnx import ModelProto
+
+from resnet_edge.bundle.bundle import Bundle, Record
 from resnet_edge.bundle.names import BASE, MODEL, PLAN, TABLE, Graph
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.device.cpu import sums_saturate
@@ -14,17 +18,8 @@ from resnet_edge.files import read_json, write_json
 from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.quantize.fp16 import to_fp16
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.qdq import engine_graph, twin_graph
+from resnet_edge.quantize.qdq import Weights, engine_graph, twin_graph
 from resnet_edge.quantize.stem import block_the_stem
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from onnx import ModelProto
-
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.quantize.qdq import Weights
 
 __all__ = [
     "QuantizeResult",

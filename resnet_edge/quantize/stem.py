@@ -9,17 +9,16 @@ ONNX Runtime 1.23, the last for Python 3.10, has no SpaceToDepth of uint8; no ve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
 from resnet_edge.graph.onnx_model import infer_shapes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["block_the_stem"]
 
@@ -98,8 +97,6 @@ def _axis(size: int | None, kernel: int, before: int, after: int) -> tuple[int, 
 
 def _blocked(model: ModelProto, node: NodeProto, stem: _Stem) -> list[NodeProto]:
     """Redirect the convolution to blocks and return the nodes that make them."""
-    from onnx import helper, numpy_helper
-
     blocks, steps, pixels, kernel = (
         f"{node.name}.blocks{part}" for part in ("", "_quantized", "_dequantized", "_weight")
     )
@@ -127,8 +124,6 @@ def _blocked(model: ModelProto, node: NodeProto, stem: _Stem) -> list[NodeProto]
 
 def _rearranged(weight: NDArray[Any], pads: Sequence[int], lengths: Sequence[int]) -> NDArray[Any]:
     """Return O x 4C x KH' x KW' weights, channels in SpaceToDepth's order: row, column, channel."""
-    import numpy as np
-
     out, channels, *sizes = weight.shape
     height, width = lengths
     room = np.zeros((out, channels, 2 * height, 2 * width), weight.dtype)

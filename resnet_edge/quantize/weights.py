@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["QMAX", "quantize_weight", "round_weight", "scales_for_bias", "weight_scales"]
 
@@ -19,8 +18,6 @@ def weight_scales(weight: NDArray[Any], qmax: int = QMAX) -> NDArray[Any]:
     Computed in the weight's own type and rounded up there, so that nothing is clipped when the
     scale is a float16. A channel of zeros gets scale 1.
     """
-    import numpy as np
-
     amax = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
     exact = np.where(amax > 0, amax / qmax, 1.0)
     scale = exact.astype(weight.dtype)
@@ -32,16 +29,12 @@ def weight_scales(weight: NDArray[Any], qmax: int = QMAX) -> NDArray[Any]:
 
 def quantize_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[np.int8]:
     """Return ``clip(round_half_even(w / scale), -127, 127)`` as int8, channel axis 0."""
-    import numpy as np
-
     shaped = scales.astype(np.float64).reshape(-1, *([1] * (weight.ndim - 1)))
     return np.clip(np.rint(weight / shaped), -QMAX, QMAX).astype(np.int8)
 
 
 def round_weight(weight: NDArray[Any], scales: NDArray[Any]) -> NDArray[Any]:
     """Return the weight as its integers dequantize, in its own type."""
-    import numpy as np
-
     shaped = scales.reshape(-1, *([1] * (weight.ndim - 1)))
     return np.asarray(quantize_weight(weight, scales) * shaped, weight.dtype)
 
@@ -54,8 +47,6 @@ def scales_for_bias(
     The bias is stored in steps of input scale x weight scale. A channel of zeros may take any
     scale, so it takes the one that stores its bias in 2^15 steps.
     """
-    import numpy as np
-
     magnitude = np.abs(bias.astype(np.float64)) / input_scale
     dead = ~weight.reshape(len(weight), -1).any(axis=1)
     scales = np.where(dead & (bias != 0), magnitude / 2**15, scales)

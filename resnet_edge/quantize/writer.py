@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
 from resnet_edge.graph.relabel import opset_of, set_opset
+from resnet_edge.quantize.placement import Placement
 from resnet_edge.quantize.weights import quantize_weight, scales_for_bias, weight_scales
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
-
-    from resnet_edge.quantize.placement import Placement
 
 __all__ = ["DQ", "Pair", "Writer", "scale_name"]
 
@@ -44,7 +44,6 @@ class Writer:
     """A copy of a float graph, being given Q/DQ nodes."""
 
     def __init__(self, model: ModelProto) -> None:
-        import onnx
 
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
@@ -69,15 +68,11 @@ class Writer:
 
     def add(self, name: str, value: NDArray[Any]) -> str:
         """Add an initializer and return its name."""
-        from onnx import numpy_helper
-
         self.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
     def pair(self, tensor: str, pair: Pair) -> str:
         """Add Q and DQ behind a tensor; return the dequantized tensor's name."""
-        from onnx import helper
-
         names, quantized = self._parameters(tensor, pair), f"{tensor}_quantized"
         self.nodes.append(
             helper.make_node(
@@ -93,8 +88,6 @@ class Writer:
 
     def quantize_layer(self, node: NodeProto, input_scale: NDArray[Any], qmax: int) -> None:
         """Store a layer's weights as int8 and its bias as int32 of scale input x weight."""
-        import numpy as np
-
         name, weight = node.input[1], self.constant(node.input[1])
         scales = weight_scales(weight, qmax)
         bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
@@ -117,8 +110,6 @@ class Writer:
 
     def finish(self) -> ModelProto:
         """Return the sorted, pruned graph."""
-        import numpy as np
-
         insert_sorted(self.graph, self.nodes)
         prune(self.graph)
         if self.dtype == np.float16 and opset_of(self.model) < _FP16_SCALES_SINCE:
@@ -126,7 +117,6 @@ class Writer:
         return self.model
 
     def _dequantize(self, tensor: str, quantized: str, names: list[str], pair: Pair) -> str:
-        from onnx import helper
 
         dequantized = f"{tensor}{DQ}"
         self.nodes.append(
@@ -147,7 +137,6 @@ class Writer:
         ]
 
     def _weight_type(self) -> Any:
-        import numpy as np
 
         types = {
             self.constant(n.input[1]).dtype

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MANIFEST
 from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
 from resnet_edge.errors import ResnetEdgeError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.relabel import opset_of
+from resnet_edge.models.checkpoint import read_checkpoint
+from resnet_edge.models.identify import describe
 
 __all__ = ["inspect"]
 
@@ -42,8 +44,6 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from resnet_edge.models.checkpoint import read_checkpoint
-    from resnet_edge.models.identify import describe
     from resnet_edge.models.resnet import count_macs, without_weights
 
     checkpoint = read_checkpoint(path, head="auto")
@@ -82,8 +82,6 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    from resnet_edge.graph.onnx_model import load_graph
-    from resnet_edge.graph.relabel import opset_of
 
     model = load_graph(path)
     quantized = sum(n.op_type == "QuantizeLinear" for n in model.graph.node)

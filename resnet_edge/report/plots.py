@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.files import atomic_path
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from resnet_edge.quantize.sensitivity import LayerSensitivity
+from resnet_edge.quantize.sensitivity import LayerSensitivity
 
 __all__ = ["check_picture", "plot_sensitivity", "require_matplotlib"]
 

@@ -6,21 +6,21 @@ import io
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import ConfigError
 from resnet_edge.files import write_bytes
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.models.resnet_config import Shortcut
+from resnet_edge.models.zoo import create
 from resnet_edge.train.augment import augment
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor
 
-    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.resnet import ResNet
-    from resnet_edge.models.resnet_config import Shortcut
 
 __all__ = ["RESUME", "Run", "Split", "TrainConfig"]
 
@@ -93,8 +93,6 @@ class Run:
         identity: str,
     ) -> None:
         import torch
-
-        from resnet_edge.models.zoo import create
 
         torch.manual_seed(config.seed)
         model = create(

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import read_json, sha256_json, write_json
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.labels import resolve_labels
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
-from resnet_edge.progress import SILENT
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.train.loop import RESUME, Run, Split, TrainConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
 
 __all__ = ["CHECKPOINT", "TrainConfig", "TrainResult", "train"]
 
@@ -169,7 +165,6 @@ def _load(
     progress: Progress,
     classes: int | None = None,
 ) -> tuple[Split, int]:
-    import numpy as np
     import torch
 
     if source.labels is None:

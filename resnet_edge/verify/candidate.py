@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
+from resnet_edge.backends.base import Session
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
-from resnet_edge.bundle.sidecar import read_sidecar
+from resnet_edge.bundle.sidecar import Sidecar, read_sidecar
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.files import sha256_file
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.stand_in import halves, stand_in
 from resnet_edge.quantize.fp16 import to_fp16
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from resnet_edge.backends.base import Session
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.bundle.sidecar import Sidecar
 
 __all__ = ["Candidate", "Executed", "find_candidate"]
 
@@ -60,7 +57,6 @@ class Candidate:
         """
         if self.executed == "engine" and self.sidecar is not None:
             return get_backend(self.backend).open(self.file, self.sidecar)
-        from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
         if self.executed == "graph":
             graph = load_graph(self.runnable)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.backends.evaluate import run_all
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.export.stage import store_evaluation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.progress import Progress
+from resnet_edge.export.stage import reload_model, store_evaluation
+from resnet_edge.images.source import ImageSource
+from resnet_edge.models.formats import read_contents
+from resnet_edge.progress import Progress
 
 __all__ = ["reference_logits"]
 
@@ -48,7 +47,6 @@ def reference_logits(
         if found is None:
             raise DataError(f"{source.path} changed while it was being read")
         return found, evaluated.source
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 
     log.warning("PyTorch or the checkpoint is not at hand; the float ONNX model is the reference")
     with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
@@ -71,15 +69,12 @@ def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
         if checkpoint is None:
             return None
         raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")
-    from resnet_edge.export.stage import reload_model
 
     return reload_model(bundle, path)
 
 
 def _is_source(bundle: Bundle, path: Path) -> bool:
     """Whether this is the file, the shards or the directory that a bundle was exported from."""
-    from resnet_edge.models.formats import read_contents
-
     try:
         return read_contents(path).sha256 == bundle.model.source_sha256
     except CheckpointError:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.backends.evaluate import run_all
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.bundle.reference import Golden, require_classifier
 from resnet_edge.errors import DataError
 from resnet_edge.images.labels import resolve_labels
-from resnet_edge.progress import SILENT
+from resnet_edge.images.source import ImageSource
+from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.stage import plan_chosen_on
 from resnet_edge.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
+    Outcome,
     count_pairs,
     drop_limit,
     gate,
@@ -24,20 +32,8 @@ from resnet_edge.statistics import (
     mean_kl,
     needed_images,
 )
+from resnet_edge.verify.candidate import Candidate, Executed
 from resnet_edge.verify.reference_logits import reference_logits
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.progress import Progress
-    from resnet_edge.statistics import Outcome
-    from resnet_edge.verify.candidate import Candidate, Executed
 
 __all__ = ["AccuracyResult", "Score", "verify"]
 
@@ -266,7 +262,6 @@ def _not_chosen_on(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> 
 
 
 def _score(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Score:
-    import numpy as np
 
     if labels is None:
         return Score(None, None)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from types import TracebackType
 
+from resnet_edge.backends.closing import Closing
+from resnet_edge.backends.cuda.driver import Driver
 from resnet_edge.errors import DeviceError
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from resnet_edge.backends.closing import Closing
-    from resnet_edge.backends.cuda.driver import Driver
 
 __all__ = ["Activation", "Context"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["CudaPythonDriver"]
 
@@ -115,8 +115,6 @@ class CudaPythonDriver(Driver):
 
     def allocate_host(self, nbytes: int, *, mapped: bool) -> tuple[Any, NDArray[Any]]:
         """Allocate page-locked host memory; return it, and its bytes as an array."""
-        import numpy as np
-
         flags = self._cuda.CU_MEMHOSTALLOC_DEVICEMAP if mapped else 0
         address = self._call("cuMemHostAlloc", nbytes, flags)
         memory = (ctypes.c_ubyte * nbytes).from_address(address)

@@ -20,22 +20,18 @@ themselves, on any thread; code that calls the GPU through other libraries does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+
+from numpy.typing import DTypeLike
 
 from resnet_edge.backends.base import Availability
 from resnet_edge.backends.closing import Closing
 from resnet_edge.backends.cuda.context import Activation, Context
+from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
 from resnet_edge.backends.cuda.resources import Buffer, Event, HostBuffer, Stream
 from resnet_edge.backends.cuda.status import cuda_status
 from resnet_edge.errors import BackendUnavailableError, DeviceError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import DTypeLike
-
-    from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
 
 __all__ = ["LIBRARIES", "Device", "open_device", "probe"]
 

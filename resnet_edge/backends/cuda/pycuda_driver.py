@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.backends.cuda.driver import DeviceProperties, Driver
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["PycudaDriver"]
 
@@ -108,8 +108,6 @@ class PycudaDriver(Driver):
 
     def allocate_host(self, nbytes: int, *, mapped: bool) -> tuple[Any, NDArray[Any]]:
         """Allocate page-locked host memory; return it, and its bytes as an array."""
-        import numpy as np
-
         flags = self._cuda.host_alloc_flags.DEVICEMAP if mapped else 0
         memory = self._cuda.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
         return memory.base, memory

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from resnet_edge.backends.closing import Closing
-from resnet_edge.backends.cuda.context import Activation
+from resnet_edge.backends.cuda.context import Activation, Context
 from resnet_edge.errors import DeviceError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import DTypeLike, NDArray
-
-    from resnet_edge.backends.cuda.context import Context
 
 __all__ = ["Buffer", "CudaGraph", "Event", "HostBuffer", "Resource", "Stream"]
 
@@ -83,7 +80,6 @@ class HostBuffer(Resource):
     def __init__(
         self, context: Context, shape: Sequence[int], dtype: DTypeLike, *, mapped: bool
     ) -> None:
-        import numpy as np
 
         self.nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         self.device_pointer: int | None = None

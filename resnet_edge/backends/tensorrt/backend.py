@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from types import ModuleType
 
-from resnet_edge.backends.config import EngineArtifact
+from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
 from resnet_edge.backends.cuda.device import probe as probe_device
 from resnet_edge.backends.fastest import fastest, random_feed
 from resnet_edge.backends.tensorrt.builder import build_plan
@@ -16,15 +17,9 @@ from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine
 from resnet_edge.backends.tensorrt.session import TensorRTSession
 from resnet_edge.backends.tensorrt.settings import PlanRequest
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
+from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import ModuleType
-
-    from resnet_edge.backends.config import BuildConfig, Calibration
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.progress import Progress
+from resnet_edge.progress import Progress
 
 __all__ = ["TensorRTBackend"]
 

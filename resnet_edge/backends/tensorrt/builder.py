@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.tensorrt.callbacks import Failure
 from resnet_edge.backends.tensorrt.features import TrtFeatures
-from resnet_edge.backends.tensorrt.logger import recording
+from resnet_edge.backends.tensorrt.logger import Record, recording
 from resnet_edge.backends.tensorrt.messages import explain
-from resnet_edge.backends.tensorrt.settings import configure
+from resnet_edge.backends.tensorrt.settings import PlanRequest, configure
 from resnet_edge.errors import BackendUnavailableError, BuildError
+from resnet_edge.progress import Progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from types import ModuleType
-
     import tensorrt
-
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.backends.tensorrt.logger import Record
-    from resnet_edge.backends.tensorrt.settings import PlanRequest
-    from resnet_edge.progress import Progress
 
 __all__ = ["Plan", "build_plan"]
 

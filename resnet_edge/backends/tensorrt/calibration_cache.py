@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from resnet_edge.device.versions import to_integer
 from resnet_edge.errors import CalibrationError
 from resnet_edge.files import write_bytes
 from resnet_edge.tensors import QMAX
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["cache_for", "cache_header", "encode_cache", "read_cache", "write_cache"]
 

@@ -5,21 +5,21 @@ Only where the module has calibrators (TensorRT 8 and 10).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from resnet_edge.backends.config import Calibration, Calibrator
+from resnet_edge.backends.cuda.device import open_device
 from resnet_edge.backends.tensorrt.calibration_cache import cache_for
+from resnet_edge.backends.tensorrt.callbacks import Failure
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
-
     import tensorrt
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.config import Calibration, Calibrator
-    from resnet_edge.backends.tensorrt.callbacks import Failure
 
 __all__ = ["attach_calibrator"]
 
@@ -100,8 +100,6 @@ def _nothing() -> None:
 @contextmanager
 def _batches_on_device(batches: Iterator[NDArray[Any]]) -> Iterator[Callable[[], int | None]]:
     """Yield a function that copies the next batch to the device and returns its address."""
-    from resnet_edge.backends.cuda.device import open_device
-
     with open_device() as device:
         stream = device.stream()
         staged: dict[str, Any] = {}

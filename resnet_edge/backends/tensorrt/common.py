@@ -5,25 +5,20 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import ModuleType
 
 from resnet_edge.backends.base import Availability, Backend
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.cuda.status import cuda_status
 from resnet_edge.backends.tensorrt.compatibility import mismatch
 from resnet_edge.backends.tensorrt.engine import LoadOptions
 from resnet_edge.backends.tensorrt.features import TrtFeatures
-from resnet_edge.device.driver import query_driver
+from resnet_edge.backends.tensorrt.session import TensorRTSession
+from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.sidecar import Sidecar
+from resnet_edge.device.driver import Gpu, query_driver
 from resnet_edge.errors import BackendUnavailableError, EngineMismatchError, ResnetEdgeError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import ModuleType
-
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.backends.tensorrt.session import TensorRTSession
-    from resnet_edge.bundle.names import Graph
-    from resnet_edge.bundle.sidecar import Sidecar
-    from resnet_edge.device.driver import Gpu
 
 __all__ = ["ModuleBackend"]
 

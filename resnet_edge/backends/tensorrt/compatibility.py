@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
 
+from resnet_edge.backends.config import BuildConfig
+from resnet_edge.bundle.sidecar import Sidecar
+from resnet_edge.catalog.targets import Target
+from resnet_edge.device.driver import Gpu
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
-
-if TYPE_CHECKING:
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.bundle.sidecar import Sidecar
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.device.driver import Gpu
 
 __all__ = ["check_device", "mismatch"]
 

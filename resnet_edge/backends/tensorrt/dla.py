@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from resnet_edge.catalog.targets import dla_hint
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import tensorrt
 
 __all__ = ["place_on_dla"]

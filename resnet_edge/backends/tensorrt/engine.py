@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.tensorrt.features import TrtFeatures
-from resnet_edge.backends.tensorrt.logger import recording
+from resnet_edge.backends.tensorrt.logger import Record, recording
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import BackendUnavailableError, BuildError, EngineMismatchError
 from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from types import ModuleType
-    from typing import Any
-
     import tensorrt
-
-    from resnet_edge.backends.tensorrt.logger import Record
 
 __all__ = ["LoadOptions", "LoadedEngine", "describe_engine", "refuse_foreign"]
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from resnet_edge.backends.base import Timings
+from resnet_edge.backends.cuda.device import Device
+from resnet_edge.backends.cuda.resources import Buffer, CudaGraph, Event, HostBuffer
+from resnet_edge.backends.tensorrt.logger import Record
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import DeviceError
+from resnet_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import tensorrt
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.cuda.device import Device
-    from resnet_edge.backends.cuda.resources import Buffer, CudaGraph, Event, HostBuffer
-    from resnet_edge.backends.tensorrt.logger import Record
-    from resnet_edge.tensors import TensorSpec
 
 __all__ = ["Lane"]
 

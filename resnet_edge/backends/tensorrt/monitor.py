@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from resnet_edge.backends.tensorrt.callbacks import Failure
+from resnet_edge.progress import Progress, Task
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
-
     import tensorrt
-
-    from resnet_edge.backends.tensorrt.callbacks import Failure
-    from resnet_edge.progress import Progress, Task
 
 __all__ = ["attach_progress"]
 

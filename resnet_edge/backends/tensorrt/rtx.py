@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from resnet_edge.backends.config import BuildConfig, EngineArtifact
+from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
 from resnet_edge.backends.tensorrt.builder import build_plan as build_any
 from resnet_edge.backends.tensorrt.common import ModuleBackend
 from resnet_edge.backends.tensorrt.engine import LoadOptions, describe_engine, refuse_foreign
 from resnet_edge.backends.tensorrt.logger import recording
 from resnet_edge.backends.tensorrt.session import TensorRTSession
 from resnet_edge.backends.tensorrt.settings import PlanRequest
-from resnet_edge.errors import (
-    BackendUnavailableError,
-    BundleError,
-    EngineMismatchError,
-)
+from resnet_edge.catalog.targets import Target
+from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.files import write_bytes
-from resnet_edge.progress import SILENT
+from resnet_edge.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from types import ModuleType
-
     import tensorrt_rtx
-
-    from resnet_edge.backends.config import Calibration
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.progress import Progress
 
 __all__ = ["TensorRTRtxBackend", "build_plan", "runtime_cache_path"]
 

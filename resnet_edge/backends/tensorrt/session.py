@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resnet_edge.backends.base import SelfTimed
+from numpy.typing import NDArray
+
+from resnet_edge.backends.base import SelfTimed, Timings
 from resnet_edge.backends.cuda.device import open_device
-from resnet_edge.backends.tensorrt.engine import LoadedEngine
+from resnet_edge.backends.tensorrt.engine import LoadedEngine, LoadOptions
 from resnet_edge.backends.tensorrt.lane import Lane
 from resnet_edge.backends.tensorrt.logger import recording
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from types import ModuleType
-
     import tensorrt
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.base import Timings
-    from resnet_edge.backends.tensorrt.engine import LoadOptions
 
 __all__ = ["Contexts", "PlainContexts", "TensorRTSession"]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from resnet_edge.backends.config import BuildConfig, Calibration
 from resnet_edge.backends.tensorrt.dla import place_on_dla
+from resnet_edge.backends.tensorrt.features import TrtFeatures
+from resnet_edge.backends.tensorrt.timing_cache import TimingCache
 from resnet_edge.errors import BuildError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import ModuleType
-
     import tensorrt
-
-    from resnet_edge.backends.config import BuildConfig, Calibration
-    from resnet_edge.backends.tensorrt.features import TrtFeatures
-    from resnet_edge.backends.tensorrt.timing_cache import TimingCache
 
 __all__ = ["PlanRequest", "configure"]
 

@@ -10,13 +10,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnet_edge.device.driver import Gpu
 from resnet_edge.errors import BundleError
 from resnet_edge.files import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt
-
-    from resnet_edge.device.driver import Gpu
 
 __all__ = ["TimingCache"]
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import shlex
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-from resnet_edge.backends.base import Availability, Backend
-from resnet_edge.backends.config import EngineArtifact
+from resnet_edge.backends.base import Availability, Backend, Session
+from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
 from resnet_edge.backends.fastest import fastest, random_feed
 from resnet_edge.backends.tensorrt.calibration_cache import cache_for
 from resnet_edge.backends.tensorrt.compatibility import check_device, mismatch
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
-from resnet_edge.backends.trtexec.binary import find_trtexec
+from resnet_edge.backends.trtexec.binary import Trtexec, find_trtexec
 from resnet_edge.backends.trtexec.command import (
+    Build,
     build_arguments,
     build_request,
     check_options,
@@ -28,27 +29,14 @@ from resnet_edge.backends.trtexec.failures import explain, succeeded, warnings_i
 from resnet_edge.backends.trtexec.inference import Run
 from resnet_edge.backends.trtexec.process import run_program
 from resnet_edge.backends.trtexec.session import TrtexecSession
-from resnet_edge.device.driver import query_driver
-from resnet_edge.errors import (
-    BackendUnavailableError,
-    BuildError,
-    EngineMismatchError,
-)
+from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.sidecar import Sidecar
+from resnet_edge.catalog.targets import Target
+from resnet_edge.device.driver import Gpu, query_driver
+from resnet_edge.errors import BackendUnavailableError, BuildError, EngineMismatchError
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from resnet_edge.backends.base import Session
-    from resnet_edge.backends.config import BuildConfig, Calibration
-    from resnet_edge.backends.trtexec.binary import Trtexec
-    from resnet_edge.backends.trtexec.command import Build
-    from resnet_edge.bundle.names import Graph
-    from resnet_edge.bundle.sidecar import Sidecar
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.device.driver import Gpu
-    from resnet_edge.progress import Progress
-    from resnet_edge.tensors import TensorSpec
+from resnet_edge.progress import Progress
+from resnet_edge.tensors import TensorSpec
 
 __all__ = ["TrtexecBackend"]
 

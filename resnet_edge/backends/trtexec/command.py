@@ -6,19 +6,15 @@ Which options there are is decided by name, from the executable's own help, or f
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.trtexec.layer_precisions import format_layer_precisions
+from resnet_edge.bundle.names import Graph
+from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import BuildError, ConfigError, GraphError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from resnet_edge.backends.config import BuildConfig
-    from resnet_edge.bundle.names import Graph
-    from resnet_edge.catalog.targets import Target
-    from resnet_edge.tensors import TensorSpec
+from resnet_edge.tensors import TensorSpec
 
 __all__ = [
     "Build",

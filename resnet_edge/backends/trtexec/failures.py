@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-from typing import TYPE_CHECKING
 
 from resnet_edge.backends.tensorrt.messages import explain as explain_tensorrt
-
-if TYPE_CHECKING:
-    from resnet_edge.backends.trtexec.process import Outcome
+from resnet_edge.backends.trtexec.process import Outcome
 
 __all__ = ["explain", "succeeded", "warnings_in"]
 

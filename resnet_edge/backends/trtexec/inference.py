@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_edge.backends.trtexec.command import shapes_option, writable
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["Run", "run_arguments"]
 

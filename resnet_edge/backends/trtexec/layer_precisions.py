@@ -14,15 +14,13 @@ such option: there the graph says it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+from onnx import GraphProto
 
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph.operators import WEIGHTED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from onnx import GraphProto
 
 __all__ = [
     "Precision",

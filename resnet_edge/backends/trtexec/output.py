@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.backends.base import Timings
 from resnet_edge.errors import BackendUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
 __all__ = ["check_outputs", "parse_outputs", "parse_times"]
 
@@ -33,8 +32,6 @@ def parse_outputs(text: str) -> dict[str, NDArray[Any]]:
     Raises:
         BackendUnavailableError: It is not what trtexec writes.
     """
-    import numpy as np
-
     found: dict[str, NDArray[Any]] = {}
     rest = _TENSOR.sub("", text)
     if not re.fullmatch(r"\s*\[[\s,]*\]\s*", rest):

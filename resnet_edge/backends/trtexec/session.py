@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resnet_edge.backends.base import SelfTimed
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_edge.backends.base import SelfTimed, Timings
+from resnet_edge.backends.trtexec.binary import Trtexec
 from resnet_edge.backends.trtexec.failures import explain, succeeded
 from resnet_edge.backends.trtexec.inference import Run, run_arguments
 from resnet_edge.backends.trtexec.output import check_outputs, parse_outputs, parse_times
 from resnet_edge.backends.trtexec.process import run_program
 from resnet_edge.errors import BackendUnavailableError, ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from resnet_edge.backends.base import Timings
-    from resnet_edge.backends.trtexec.binary import Trtexec
-    from resnet_edge.tensors import TensorSpec
+from resnet_edge.tensors import TensorSpec
 
 __all__ = ["TrtexecSession"]
 
@@ -115,7 +112,6 @@ class TrtexecSession(SelfTimed):
         return batch
 
     def _call(self, feed: Mapping[str, NDArray[Any]], wanted: Run, seconds: float) -> None:
-        import numpy as np
 
         folder = Path(self._folder.name)
         for left_over in folder.iterdir():

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
 
 from resnet_edge.backends.base import Session
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import ConfigError, GraphError
+from resnet_edge.export.foreign.model import ImageInput
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.onnx_model import expose
 from resnet_edge.graph.relabel import opset_of
+from resnet_edge.images.spec import ImageSpec
 from resnet_edge.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
-
-    from resnet_edge.export.foreign.model import ImageInput
-    from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["ClassOutput", "ForeignSession", "class_output"]
 
@@ -49,8 +46,6 @@ class ClassOutput:
 
     def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn logits into what the output holds."""
-        import numpy as np
-
         if self.activation is None:
             return logits
         shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
@@ -79,8 +74,6 @@ class ForeignSession(Session):
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run any number of images and return the tensors asked for."""
-        import numpy as np
-
         images = feed["input"]
         if (self._source.layout, self._source.dtype) == ("NHWC", "float32"):
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
@@ -148,7 +141,6 @@ def class_output(
 def _run_blank(
     model: ModelProto, source: ImageInput, spec: ImageSpec, tensors: Sequence[str]
 ) -> tuple[ImageInput, dict[str, NDArray[Any]]]:
-    import numpy as np
 
     with OnnxRuntimeSession(expose(model, tensors)) as session:
         for batch in [source.batch] if source.batch else [_TWO, 1]:

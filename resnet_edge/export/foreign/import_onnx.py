@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
 from resnet_edge.bundle.names import GOLDEN, MANIFEST, MODEL
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
-from resnet_edge.export.foreign.class_output import class_output
+from resnet_edge.export.foreign.class_output import ClassOutput, class_output
 from resnet_edge.export.foreign.model import file_hashes, image_input, read_foreign
 from resnet_edge.export.foreign.original import Original, normalized
 from resnet_edge.export.foreign.preprocessing import (
@@ -32,18 +36,9 @@ from resnet_edge.export.parity import (
 from resnet_edge.files import sha256_json
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.opening import open_images
-from resnet_edge.progress import SILENT
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnet_edge.export.foreign.class_output import ClassOutput
-    from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
-    from resnet_edge.progress import Progress
+from resnet_edge.images.source import ImageSource
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.progress import SILENT, Progress
 
 __all__ = [
     "ImportConfig",
@@ -215,7 +210,6 @@ def _import(
     notes: list[str],
     progress: Progress,
 ) -> ImportResult:
-    import numpy as np
 
     classes, spec = original.classes, original.spec
     if classes.activation is not None:

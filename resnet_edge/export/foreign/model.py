@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx.inliner import inline_local_functions
 
 from resnet_edge.errors import GraphError
 from resnet_edge.files import sha256_file
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from onnx import GraphProto, ModelProto, NodeProto
-
-    from resnet_edge.images.spec import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["ImageInput", "file_hashes", "image_input", "read_foreign"]
 
@@ -62,8 +61,6 @@ def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
     Raises:
         GraphError: It cannot be read, or is of a kind that no later stage can work on.
     """
-    from onnx.inliner import inline_local_functions
-
     model = load_graph(path)
     hashes = file_hashes(path)
     if model.functions:
@@ -79,8 +76,6 @@ def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
 
 def file_hashes(path: Path) -> dict[str, str]:
     """Return the hash of every file a model consists of, by a name that says which it is."""
-    import onnx
-
     bare = onnx.load(path, load_external_data=False)
     hashes = {"onnx": sha256_file(path)}
     attributes = (a.t for n in bare.graph.node for a in n.attribute)
@@ -152,8 +147,6 @@ def image_input(model: ModelProto) -> ImageInput:
     Raises:
         GraphError: It does not take one image tensor of 1 or 3 channels.
     """
-    from onnx import TensorProto
-
     names = [i.name for i in model.graph.input]
     if len(names) != 1:
         raise GraphError(

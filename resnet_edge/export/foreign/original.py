@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from resnet_edge.export.foreign.class_output import ForeignSession
-from resnet_edge.export.normalize.classifier import normalize
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from resnet_edge.export.foreign.class_output import ClassOutput, ForeignSession
+from resnet_edge.export.foreign.model import ImageInput
+from resnet_edge.export.normalize.classifier import Normalized, normalize
 from resnet_edge.export.parity import compare_logits
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
-    from resnet_edge.export.foreign.class_output import ClassOutput
-    from resnet_edge.export.foreign.model import ImageInput
-    from resnet_edge.export.normalize.classifier import Normalized
-    from resnet_edge.images.spec import ImageSpec
+from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["Original", "normalized"]
 
@@ -79,8 +74,6 @@ def _run(
     original: Original, found: Normalized, images: NDArray[Any], *, batch: int | None
 ) -> NDArray[np.float32]:
     """Return the logits of a model in our form, for batches of different sizes if it can."""
-    import numpy as np
-
     layout: Literal["NCHW", "NHWC"] = "NHWC" if original.source.dtype == "uint8" else "NCHW"
     source = replace(original.source, name="input", layout=layout, batch=batch)
     with ForeignSession(found.model, source, original.spec, ("logits",)) as session:

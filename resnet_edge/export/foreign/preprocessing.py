@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from onnx import ModelProto
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.export.foreign.model import ImageInput
 from resnet_edge.images.spec import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from onnx import ModelProto
-
-    from resnet_edge.export.foreign.model import ImageInput
 
 __all__ = [
     "choose_image_spec",

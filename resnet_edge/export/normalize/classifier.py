@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import onnx
+from onnx import ModelProto
 
 from resnet_edge.errors import ExportError, GraphError
 from resnet_edge.export.normalize.layers import (
@@ -37,11 +40,6 @@ from resnet_edge.export.normalize.simplify import (
     run_onnxsim,
 )
 from resnet_edge.graph.relabel import opset_of, set_opset
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from onnx import ModelProto
 
 __all__ = ["Normalized", "normalize"]
 
@@ -95,8 +93,6 @@ def normalize(
     Raises:
         GraphError: The graph cannot be expressed in opset 17 or later.
     """
-    import onnx
-
     copy, notes = onnx.ModelProto(), list[str]()
     copy.CopyFrom(model)
     keep_output(copy, logits)

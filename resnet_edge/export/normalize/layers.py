@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.export.normalize.shapes import store, tensor_shapes
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["count_parameters", "dense_to_gemm", "fold_affine", "give_own_weights"]
 
@@ -55,7 +54,6 @@ def dense_to_gemm(model: ModelProto) -> None:
 
 
 def _turn_gemm(model: ModelProto, node: NodeProto, weight: NDArray[Any]) -> None:
-    import numpy as np
 
     if not attribute(node, "transB", 0):
         weight = weight.T
@@ -72,7 +70,6 @@ def _turn_gemm(model: ModelProto, node: NodeProto, weight: NDArray[Any]) -> None
 def _write_gemm(
     model: ModelProto, node: NodeProto, weight: NDArray[Any], bias: NDArray[Any] | None
 ) -> None:
-    from onnx import helper
 
     node.op_type = "Gemm"
     del node.attribute[:]
@@ -95,7 +92,6 @@ def fold_affine(model: ModelProto) -> None:
 
 
 def _fold_next(model: ModelProto, layer: NodeProto) -> bool:
-    import numpy as np
 
     index = GraphIndex(model.graph)
     weight, reader = index.constant(layer.input[1]), index.only_consumer(layer.output[0])
@@ -121,8 +117,6 @@ def _affine(
     node: NodeProto, tensor: str, index: GraphIndex, rank: int, channels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return the scale and the shift that a node applies to a tensor, one per channel."""
-    import numpy as np
-
     one, zero = np.ones(channels), np.zeros(channels)
     if node.op_type == "BatchNormalization" and node.input[0] == tensor:
         found = [index.constant(name) for name in node.input[1:5]]
@@ -168,8 +162,6 @@ def give_own_weights(model: ModelProto) -> None:
 
 def _per_channel(value: NDArray[Any], rank: int, channels: int) -> NDArray[np.float64] | None:
     """Return one number per channel, if that is what a value broadcasts to (channels axis 1)."""
-    import numpy as np
-
     shape = (*[1] * (rank - value.ndim), *value.shape)
     if len(shape) != rank or shape[1] not in (1, channels) or value.size != shape[1]:
         return None
@@ -178,9 +170,6 @@ def _per_channel(value: NDArray[Any], rank: int, channels: int) -> NDArray[np.fl
 
 def _set_constant(model: ModelProto, node: NodeProto, position: int, value: NDArray[Any]) -> None:
     """Give a node a float32 constant, under the old one's name where nobody else reads that."""
-    import numpy as np
-    from onnx import numpy_helper
-
     value = np.ascontiguousarray(value, np.float32)
     index = GraphIndex(model.graph)
     while len(node.input) <= position:

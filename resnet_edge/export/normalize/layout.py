@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from onnx import ModelProto, NodeProto, helper
 
 from resnet_edge.export.normalize.passes import bypass, rename
 from resnet_edge.export.normalize.shapes import store
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["sink_transposes", "take_nchw"]
 
@@ -22,8 +20,6 @@ def take_nchw(model: ModelProto) -> None:
 
     Afterwards: the input is in that layout, and only one Transpose reads it.
     """
-    from onnx import helper
-
     graph = model.graph
     (value,) = graph.input
     batch, height, width, channels = (d.dim_value for d in value.type.tensor_type.shape.dim)
@@ -51,9 +47,6 @@ def sink_transposes(model: ModelProto) -> None:
 
 def _sink(model: ModelProto, node: NodeProto) -> bool:
     """Move one Transpose one step down; tell whether it could be."""
-    import numpy as np
-    from onnx import helper
-
     index = GraphIndex(model.graph)
     order, reader = list(attribute(node, "perm", [])), index.only_consumer(node.output[0])
     if not order or reader is None:

@@ -5,17 +5,15 @@ Every pass changes a model in place and says what holds afterwards.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
 
 from resnet_edge.errors import GraphError
 from resnet_edge.export.normalize.shapes import state_output, store, tensor_shapes
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
 from resnet_edge.graph.relabel import opset_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from onnx import GraphProto, ModelProto, NodeProto
 
 __all__ = [
     "bypass",
@@ -44,8 +42,6 @@ def keep_output(model: ModelProto, tensor: str) -> None:
 
     Afterwards: the graph has this output, and no node that it does not depend on.
     """
-    from onnx import TensorProto, helper
-
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
     prune(model.graph)
@@ -59,8 +55,6 @@ def raise_opset(model: ModelProto, opset: int) -> None:
     Raises:
         GraphError: An operator has no translation.
     """
-    from onnx import helper, version_converter
-
     if opset_of(model) >= opset:
         return
     try:
@@ -135,8 +129,6 @@ def _as_global_pool(
     node: NodeProto, index: GraphIndex, shapes: dict[str, tuple[int, ...]]
 ) -> list[NodeProto]:
     """Return what replaces a node, nothing if it is no global pool."""
-    from onnx import helper
-
     source = node.input[0] if node.input else ""
     shape = shapes.get(source, ())
     if len(shape) != 4:
@@ -183,9 +175,6 @@ def older_forms(model: ModelProto) -> None:
 
     Afterwards: no Split has ``num_outputs``, and reductions have their axes as an attribute.
     """
-    import numpy as np
-    from onnx import helper
-
     index, shapes = GraphIndex(model.graph), tensor_shapes(model)
     for node in model.graph.node:
         name = node.output[0]
@@ -216,8 +205,6 @@ def flatten_output(model: ModelProto) -> None:
 
     Afterwards: the output has rank 2, and the graph says so.
     """
-    from onnx import helper
-
     (output,) = model.graph.output
     if len(state_output(model)) == 2:
         return

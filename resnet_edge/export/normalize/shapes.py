@@ -5,18 +5,19 @@ They work in place on a graph whose input has a fixed size; `fix_input` gives it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
 from resnet_edge.graph.onnx_model import infer_shapes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
 __all__ = [
     "count_macs",
@@ -37,8 +38,6 @@ def fix_input(model: ModelProto, shape: Sequence[int]) -> None:
 
     Afterwards: `tensor_shapes` knows the input, and nothing the file said about other shapes.
     """
-    from onnx import helper
-
     (value,) = model.graph.input
     fixed = helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape)
     value.CopyFrom(fixed)
@@ -79,9 +78,6 @@ def tensor_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
 
 def store(model: ModelProto, name: str, value: NDArray[Any]) -> str:
     """Add an initializer under this name or a similar one that is free; return the name."""
-    import numpy as np
-    from onnx import numpy_helper
-
     graph = model.graph
     taken = {i.name for i in (*graph.initializer, *graph.input)}
     taken.update(o for n in graph.node for o in n.output)
@@ -104,7 +100,6 @@ def fold_constants(model: ModelProto) -> None:
 
 
 def _fold_once(model: ModelProto) -> bool:
-    import numpy as np
 
     graph, shapes = model.graph, tensor_shapes(model)
     constant = {i.name for i in graph.initializer}
@@ -136,10 +131,6 @@ def _evaluate(
     model: ModelProto, nodes: list[NodeProto], known: dict[str, Any], wanted: set[str]
 ) -> dict[str, Any]:
     """Run nodes that depend on nothing but constants."""
-    import onnx
-
-    from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-
     outputs = [o for n in nodes for o in n.output if o in wanted]
     if not outputs:
         return {}
@@ -164,8 +155,6 @@ def free_batch(model: ModelProto) -> str | None:
     Returns:
         None, or the node that stands in the way.
     """
-    import numpy as np
-
     graph, shapes = model.graph, tensor_shapes(model)
     index = GraphIndex(graph)
     batch = shapes[graph.input[0].name][0]

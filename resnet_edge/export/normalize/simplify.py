@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import onnx
+from onnx import ModelProto
 
 from resnet_edge.errors import ExportError
 from resnet_edge.export.normalize.layers import give_own_weights
 from resnet_edge.graph.nodes import GraphIndex, attribute, prune
 from resnet_edge.graph.relabel import set_opset
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from onnx import ModelProto
 
 __all__ = [
     "IR_VERSION",
@@ -93,8 +91,6 @@ def _mean_to_global_average_pool(model: ModelProto) -> None:
     ReduceMean changed its inputs in opset 18, and the pooling operator is what TensorRT and ONNX
     Runtime have INT8 kernels for.
     """
-    import onnx
-
     index = GraphIndex(model.graph)
     for position, node in enumerate(model.graph.node):
         if node.op_type != "ReduceMean" or not attribute(node, "keepdims", 1):
