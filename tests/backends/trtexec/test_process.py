@@ -57,6 +57,7 @@ def test_an_interrupt_ends_the_program_too(tmp_path: Path) -> None:
         f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).touch(); time.sleep(.05)"
     )
     caller = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # if ignored
         "import pathlib, sys; from resnet_edge.backends.trtexec.process import run_program; "
         f"run_program(pathlib.Path(sys.executable), ['-c', {child!r}], seconds=600.0)"
     )
