@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half: atomic writes and content hashes."""
+"""Files that are either old or new, never half: atomic, durable writes and content hashes."""
 
 from __future__ import annotations
 
@@ -47,18 +47,24 @@ def atomic_path(destination: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(destination)
+        _sync(destination.parent)  # the rename lives in the folder
     except OSError as error:
         raise _write_error(destination, error) from error
     finally:
         temporary.unlink(missing_ok=True)
         _remove_empty(made)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -61,6 +61,14 @@ def require(name: str, *, available: bool | None = None, reason: str | None = No
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the tests build out of the user's record of trusted engines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread_per_worker() -> None:
     if importlib.util.find_spec("torch") is not None:
         importlib.import_module("torch").set_num_threads(1)

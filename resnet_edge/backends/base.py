@@ -134,6 +134,7 @@ class Backend(ABC):
         fp16: Whether it has FP16 kernels.
         profiles: Whether an engine is bound to an optimization profile.
         options: Names of the fields of `BuildConfig` that it can honour, besides the first three.
+        native: Whether loading an engine runs native code that the engine brings along.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Backend(ABC):
     fp16 = True
     profiles = True
     options: frozenset[str] = frozenset()
+    native = True
 
     @abstractmethod
     def probe(self) -> Availability:
@@ -202,8 +204,14 @@ class Backend(ABC):
         """Return why an engine cannot run on this machine; None where it can. Never raises."""
 
     @abstractmethod
-    def open(self, engine: Path, sidecar: Sidecar) -> Session:
-        """Load an engine whose sidecar was checked.
+    def open(self, engine: Path, sidecar: Sidecar, *, host_code: bool = False) -> Session:
+        """Load an engine whose sidecar was checked; `open_engine` also asks who built it.
+
+        Args:
+            engine: The file.
+            sidecar: What it is.
+            host_code: Whether the code that a version-compatible engine brings along may run. No
+                file may say so: whoever loads the engine vouches for it.
 
         Raises:
             BackendUnavailableError: The library or the device is missing.

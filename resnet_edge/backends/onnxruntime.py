@@ -38,6 +38,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     suffix = ".onnx"
+    native = False
     fp16 = False
     profiles = False
     options = frozenset({"reduce_range"})
@@ -88,7 +89,7 @@ class OnnxRuntimeBackend(Backend):
         found = self.probe()
         return None if found.available else found.detail
 
-    def open(self, engine: Path, sidecar: Sidecar) -> Session:
+    def open(self, engine: Path, sidecar: Sidecar, *, host_code: bool = False) -> Session:
         """Load the graph with all optimisations."""
         return OnnxRuntimeSession(engine)
 

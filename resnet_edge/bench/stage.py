@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_edge.bench.clocks import watch_clocks
+from resnet_edge.bench.contenders import Contender
 from resnet_edge.bench.worker_process import Worker
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
@@ -25,7 +26,7 @@ from resnet_edge.errors import ConfigError
 from resnet_edge.graph.onnx_model import fixed_batch, load_graph
 from resnet_edge.progress import SILENT, Progress
 
-__all__ = ["BenchConfig", "BenchResult", "Contender", "bench"]
+__all__ = ["BenchConfig", "BenchResult", "bench"]
 
 _ROUNDS = 4
 
@@ -52,21 +53,6 @@ class BenchConfig:
             or self.iterations < 1
         ):
             raise ConfigError("batch sizes and iterations must be at least 1")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """What is measured.
-
-    Attributes:
-        backend: ``pytorch``, or the name of a backend.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        file: Checkpoint, ONNX file or engine.
-    """
-
-    backend: str
-    precision: str
-    file: Path
 
 
 @dataclass(frozen=True)
@@ -176,6 +162,7 @@ def _worker(bundle: Path, contender: Contender, batch: int) -> Worker:
         "backend": contender.backend,
         "file": str(contender.file),
         "batch": batch,
+        "trusted": contender.trusted,
     }
     command = [sys.executable, "-m", "resnet_edge.bench.worker", json.dumps(job)]
     return Worker(f"{contender.backend} {contender.precision}", command)

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_edge.backends.base import SelfTimed, Session, Timings
+from resnet_edge.backends.loading import open_engine
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.pytorch import TorchSession
-from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
-from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
+from resnet_edge.bundle.sidecar import sidecar_path
 from resnet_edge.export.stage import reload_model
 
 __all__: list[str] = []
@@ -66,7 +66,7 @@ def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:
         return TorchSession(model, bundle.model.image_spec)
     engine = Path(spec["file"])
     if sidecar_path(engine).is_file():
-        return get_backend(spec["backend"]).open(engine, read_sidecar(engine))
+        return open_engine(engine, trusted=bool(spec["trusted"]))
 
     return OnnxRuntimeSession(engine)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from onnx import helper
 
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.errors import ConfigError, GraphError
 from resnet_edge.graph.onnx_model import load_graph, save_graph
 from resnet_edge.graph.relabel import opset_of, set_opset

@@ -14,8 +14,11 @@ from resnet_edge.backends.registry import get_backend
 from resnet_edge.build.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.build.opset import within_opset
 from resnet_edge.build.request import Request, check_request
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.local import is_own_engine, remember_engine
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.provenance import build_record
 from resnet_edge.bundle.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 from resnet_edge.catalog.targets import Target
 from resnet_edge.files import write_bytes
@@ -91,7 +94,8 @@ def build(
         | ({"calibration": calibration_sha256(calibration, images)} if calibration else {}),
     )
     engine = bundle.file(name)
-    if bundle.is_fresh(name, record) and sidecar_path(engine).is_file():
+    fresh = bundle.is_fresh(name, record) and sidecar_path(engine).is_file()
+    if fresh and (not backend.native or is_own_engine(bundle.sha256(name))):
         return _kept(bundle, name)
     started = time.perf_counter()
     graph = bundle.artifact(source)
@@ -99,6 +103,7 @@ def build(
     seconds = round(time.perf_counter() - started, 3)
     digest = hashlib.sha256(built.data).hexdigest()
     write_bytes(engine, built.data)
+    remember_engine(digest)
     layers_path(engine).unlink(missing_ok=True)  # of an earlier engine
     if built.layers is not None:
         write_bytes(layers_path(engine), built.layers.encode())
@@ -168,7 +173,7 @@ def _source(bundle: Bundle, backend: Backend, config: BuildConfig) -> str:
 
 def _kept(bundle: Bundle, name: str) -> BuildResult:
     engine = bundle.file(name)
-    seconds = float(bundle.entry(name)["details"]["seconds"])
+    seconds = build_record(bundle, name).seconds
     size = engine.stat().st_size
     return BuildResult(
         engine, sidecar_path(engine), read_sidecar(engine), size, seconds, cached=True

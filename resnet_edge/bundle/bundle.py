@@ -2,98 +2,30 @@
 
 ``bundle.json`` records for every artifact what made it, from what, and what it hashes to. A stage
 is skipped when that record still holds. The directory can be copied to a device and used there
-without PyTorch.
+without PyTorch. Commands may work on one bundle at the same time: each entry is added to the
+manifest as it is then on disk, under a lock that is held for that moment only.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from resnet_edge._version import __version__
-from resnet_edge.bundle.names import MANIFEST
-from resnet_edge.errors import BundleError
-from resnet_edge.files import read_json, sha256_file, write_json
-from resnet_edge.images.spec import ImageSpec
+from filelock import FileLock, Timeout
 
-__all__ = ["Bundle", "ModelInfo", "Record"]
+from resnet_edge.bundle.manifest import Artifact, Manifest, ModelInfo, Record, check_name
+from resnet_edge.bundle.names import LOCK, MANIFEST
+from resnet_edge.errors import BundleError, ConfigError
+from resnet_edge.files import sha256_file
+from resnet_edge.schema import encode
 
-_SCHEMA = 1
+__all__ = ["Bundle"]
+
+_PATIENCE = 60.0  # seconds; the lock is held for milliseconds
 _MAKERS = {"calibration.json": "calibrate", "model.int8.onnx": "quantize"}
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a device needs to know about the network.
-
-    Attributes:
-        architecture: Name in the zoo, or ``onnx`` for a model that came as ONNX.
-        num_classes: Number of logits.
-        labels: Class names, or None.
-        image_spec: Preprocessing.
-        parameters: Number of trained parameters, None for a model that came as ONNX.
-        macs: Multiply-adds for one image, None for a model that came as ONNX.
-        source: Path of the checkpoint or ONNX file.
-        source_sha256: Its hash.
-    """
-
-    architecture: str
-    num_classes: int
-    labels: tuple[str, ...] | None
-    image_spec: ImageSpec
-    parameters: int | None
-    macs: int | None
-    source: str
-    source_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        value = asdict(self)
-        value["labels"] = None if self.labels is None else list(self.labels)
-        value["image_spec"] = self.image_spec.to_json()
-        return value
-
-    @classmethod
-    def from_json(cls, value: Any) -> ModelInfo:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            BundleError: Keys are missing or unknown.
-        """
-        if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
-            raise BundleError("the bundle's model description is malformed")
-        labels = value["labels"]
-        if labels is not None and not isinstance(labels, list):
-            raise BundleError("the bundle's labels are malformed")
-        return cls(
-            **{
-                **value,
-                "labels": None if labels is None else tuple(str(label) for label in labels),
-                "image_spec": ImageSpec.from_json(value["image_spec"]),
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Record:
-    """How one artifact came to be.
-
-    Attributes:
-        stage: Name of the stage, for example ``export``.
-        config: JSON values that determine the result, besides the inputs.
-        inputs: Hash of each input by name.
-        tools: Version of each tool that took part.
-        details: What is worth knowing about the result.
-    """
-
-    stage: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    tools: Mapping[str, str] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Bundle:
@@ -101,14 +33,14 @@ class Bundle:
 
     Args:
         path: The directory.
-        model: The network's description.
-        artifacts: Manifest entries by relative path.
+        manifest: What it says about itself.
+        new: The model is another than the one on disk, and is written with the next record.
     """
 
-    def __init__(self, path: Path, model: ModelInfo, artifacts: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, new: bool = False) -> None:
         self.path = path
-        self.model = model
-        self._artifacts = artifacts
+        self._manifest = manifest
+        self._new = new
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -122,22 +54,7 @@ class Bundle:
                 f"{path} is not a bundle (no {MANIFEST})",
                 hint=f"make one with: resnet-edge export CHECKPOINT -o {path}",
             )
-        manifest = read_json(path / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA:
-            raise BundleError(
-                f"{path / MANIFEST} has schema {manifest.get('schema')!r}, "
-                f"this resnet-edge reads {_SCHEMA}"
-                if isinstance(manifest, dict)
-                else f"{path / MANIFEST} is not a bundle manifest",
-                hint="export the checkpoint again",
-            )
-        artifacts = manifest.get("artifacts")
-        if not isinstance(artifacts, dict) or not all(map(_is_entry, artifacts.values())):
-            raise BundleError(
-                f"{path / MANIFEST} is damaged: its artifacts are not what this tool records",
-                hint="export the checkpoint again",
-            )
-        return cls(path, ModelInfo.from_json(manifest.get("model")), artifacts)
+        return cls(path, Manifest.read(path / MANIFEST))
 
     @classmethod
     def create(cls, path: Path, model: ModelInfo) -> Bundle:
@@ -149,18 +66,39 @@ class Bundle:
             BundleError: The directory is not empty and not a bundle.
         """
         if (path / MANIFEST).exists():
-            existing = cls.open(path)
-            return cls(path, model, existing._artifacts)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            artifacts = cls.open(path)._manifest.artifacts
+            return cls(path, Manifest(model, artifacts), new=True)
+        if path.exists() and (
+            not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())
+        ):
             raise BundleError(
                 f"{path} exists and is not a bundle",
                 hint="choose an empty or new directory with -o",
             )
-        return cls(path, model, {})
+        return cls(path, Manifest(model, {}), new=True)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The network's description."""
+        return self._manifest.model
 
     def file(self, name: str) -> Path:
-        """Return where an artifact of this name lives, whether or not it exists."""
-        return self.path / name
+        """Return where an artifact of this name lives, whether or not it exists.
+
+        Raises:
+            BundleError: That would be outside of the bundle, directly or through a link.
+        """
+        path = self.path / name
+        try:
+            check_name(name)
+        except ConfigError as error:
+            raise BundleError(f"{self.path}: {error.message}") from error
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(
+                f"{path} leads out of the bundle, to {path.resolve()}",
+                hint="a bundle holds its files itself: put the file there instead of the link",
+            )
+        return path
 
     def artifact(self, name: str) -> Path:
         """Return an existing artifact's path after checking its hash.
@@ -168,13 +106,14 @@ class Bundle:
         Raises:
             BundleError: It is not there or was changed behind the manifest's back.
         """
-        path = self.path / name
-        if name not in self._artifacts or not path.is_file():
-            stage = self._artifacts.get(name, {}).get("stage", _MAKERS.get(name, "export"))
+        path = self.file(name)
+        if name not in self._manifest.artifacts or not path.is_file():
+            recorded = self._manifest.artifacts.get(name)
+            stage = recorded.stage if recorded else _MAKERS.get(name, "export")
             raise BundleError(
                 f"{self.path} has no {name}", hint=f"make it with: resnet-edge {stage} {self.path}"
             )
-        if sha256_file(path) != self._artifacts[name]["sha256"]:
+        if sha256_file(path) != self.sha256(name):
             raise BundleError(
                 f"{path} is not the file the bundle recorded",
                 hint="it was changed or damaged; run the stage that made it again",
@@ -183,63 +122,78 @@ class Bundle:
 
     def names(self) -> tuple[str, ...]:
         """Return the relative paths of all recorded artifacts, oldest first."""
-        return tuple(self._artifacts)
+        return tuple(self._manifest.artifacts)
 
-    def entry(self, name: str) -> Mapping[str, Any]:
-        """Return the manifest entry of an artifact."""
-        return self._artifacts[name]
+    def entry(self, name: str) -> Artifact:
+        """Return what is recorded of an artifact.
+
+        Raises:
+            BundleError: Nothing is.
+        """
+        if name not in self._manifest.artifacts:
+            raise BundleError(f"{self.path} records no {name}")
+        return self._manifest.artifacts[name]
 
     def sha256(self, name: str) -> str:
         """Return the recorded hash of an artifact."""
-        return str(self._artifacts[name]["sha256"])
+        return self.entry(name).sha256
 
     def is_fresh(self, name: str, record: Record) -> bool:
         """Tell whether the artifact exists, intact, and was made just as ``record`` says.
 
         Tool versions do not count: a newer numpy does not make a calibration stale.
         """
-        entry = self._artifacts.get(name)
-        if entry is None or not (self.path / name).is_file():
+        entry = self._manifest.artifacts.get(name)
+        if entry is None or not self.file(name).is_file():
             return False
-        wanted = {"stage": record.stage, "config": record.config, "inputs": record.inputs}
-        if any(entry.get(key) != _plain(value) for key, value in wanted.items()):
-            return False
-        return sha256_file(self.path / name) == self.sha256(name)
+        for key in ("stage", "config", "inputs"):
+            if encode(getattr(entry, key)) != encode(getattr(record, key)):
+                return False
+        return sha256_file(self.file(name)) == entry.sha256
 
     def record(self, name: str, record: Record, *, sha256: str | None = None) -> None:
         """Enter an artifact that now exists into the manifest; ``sha256`` where it is known."""
-        path = self.path / name
-        self._artifacts.pop(name, None)  # the newest goes last
-        self._artifacts[name] = {
-            "sha256": sha256 or sha256_file(path),
-            "bytes": path.stat().st_size,
-            **{key: _plain(value) for key, value in asdict(record).items()},
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        self.save()
-
-    def save(self) -> None:
-        """Write the manifest."""
-        write_json(
-            self.path / MANIFEST,
-            {
-                "schema": _SCHEMA,
-                "tool": f"resnet-edge {__version__}",
-                "model": self.model.to_json(),
-                "artifacts": self._artifacts,
-            },
+        path = self.file(name)
+        values: dict[str, Any] = {key: encode(value) for key, value in vars(record).items()}
+        entry = Artifact(
+            **values,
+            sha256=sha256 or sha256_file(path),
+            bytes=path.stat().st_size,
+            created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         )
+        self.save({name: entry})
 
+    def save(self, entries: dict[str, Artifact] | None = None) -> None:
+        """Add entries to the manifest as it is on disk now, and write it.
 
-def _is_entry(value: Any) -> bool:
-    keys = {"sha256": str, "bytes": int, "stage": str, "config": dict, "inputs": dict}
-    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in keys.items())
+        Raises:
+            BundleError: It cannot be written, or somebody else holds its lock.
+        """
+        with self._locked():
+            artifacts = dict(self._manifest.artifacts)
+            model = self.model
+            if (self.path / MANIFEST).is_file():
+                present = Manifest.read(self.path / MANIFEST)
+                artifacts, model = dict(present.artifacts), model if self._new else present.model
+            for name, entry in (entries or {}).items():
+                artifacts.pop(name, None)  # the newest goes last
+                artifacts[name] = entry
+            self._manifest, self._new = Manifest(model, artifacts), False
+            self._manifest.write(self.path / MANIFEST)
 
-
-def _plain(value: Any) -> Any:
-    """Return ``value`` as it will look after a round trip through JSON."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / LOCK, timeout=_PATIENCE):
+                yield
+        except Timeout as error:
+            raise BundleError(
+                f"another command has been writing to {self.path} for {_PATIENCE:.0f} s",
+                hint=f"wait for it; if there is none, its machine died: remove {self.path / LOCK}",
+            ) from error
+        except (NotImplementedError, OSError) as error:
+            raise BundleError(
+                f"{self.path} cannot be locked or written: {error}",
+                hint="copy the bundle to a disk that can be written and has file locks",
+            ) from error

@@ -10,6 +10,7 @@ __all__ = [
     "EVALUATION",
     "GOLDEN",
     "GRAPHS",
+    "LOCK",
     "MANIFEST",
     "MODEL",
     "PARTIAL",
@@ -28,3 +29,4 @@ Graph = Literal["fp32", "fp16", "int8", "int8-fp16", "int8-cpu"]
 GRAPHS: tuple[Graph, ...] = get_args(Graph)
 SENSITIVITY = "reports/sensitivity.json"
 MANIFEST = "bundle.json"
+LOCK = ".bundle.lock"  # held while the manifest is read, merged and written

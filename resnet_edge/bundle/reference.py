@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
+from resnet_edge.bundle.provenance import model_record
 from resnet_edge.errors import BundleError, ConfigError
 from resnet_edge.files import write_bytes
 
@@ -92,9 +94,9 @@ class Evaluated:
             return None
         entry, info = bundle.entry(EVALUATION), bundle.model
         belongs = (
-            entry["inputs"].get("source") == info.source_sha256
-            and entry["inputs"].get("model") == bundle.sha256(MODEL)
-            and entry["config"].get("image_spec") == info.image_spec.to_json()
+            entry.inputs.get("source") == info.source_sha256
+            and entry.inputs.get("model") == bundle.sha256(MODEL)
+            and entry.config.get("image_spec") == info.image_spec.to_json()
         )
         if not belongs:
             return None
@@ -104,14 +106,12 @@ class Evaluated:
 
 
 def _save_npz(path: Path, **arrays: NDArray[Any]) -> None:
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def _load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
@@ -127,8 +127,8 @@ def require_classifier(bundle: Bundle) -> None:
     Raises:
         ConfigError: The network was exported without its classifier.
     """
-    network = bundle.entry(MODEL)["config"].get("network", {})
-    if network.get("num_classes") == 0:
+    network = model_record(bundle).network
+    if network is not None and network.get("num_classes") == 0:
         raise ConfigError(
             f"{bundle.path} ends in features, so there is no accuracy to compare",
             hint="export the checkpoint with its classifier (--head fc) and verify that bundle",

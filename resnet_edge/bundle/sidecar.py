@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_edge.errors import BundleError, EngineMismatchError
+from resnet_edge.errors import BundleError, ConfigError, EngineMismatchError
 from resnet_edge.files import read_json, sha256_file, write_bytes, write_json
+from resnet_edge.schema import decode, encode
 from resnet_edge.tensors import TensorSpec
 
 __all__ = ["Sidecar", "copy_engine", "read_sidecar", "sidecar_path", "write_sidecar"]
@@ -58,6 +59,11 @@ class Sidecar:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        specs = (*self.inputs, *self.outputs)
+        if not self.inputs or not self.outputs or any(not spec.shape for spec in specs):
+            raise ConfigError("an engine has inputs and outputs with a batch")
+
 
 def sidecar_path(engine: Path) -> Path:
     """Return where an engine's sidecar stands."""
@@ -67,7 +73,7 @@ def sidecar_path(engine: Path) -> Path:
 def write_sidecar(engine: Path, sidecar: Sidecar) -> None:
     """Write the sidecar of an engine that stands already."""
     size = engine.stat().st_size
-    write_json(sidecar_path(engine), {"schema": _SCHEMA, **asdict(sidecar), "bytes": size})
+    write_json(sidecar_path(engine), {"schema": _SCHEMA, **encode(sidecar), "bytes": size})
 
 
 def copy_engine(engine: Path, destination: Path) -> None:
@@ -91,33 +97,11 @@ def read_sidecar(engine: Path) -> Sidecar:
             hint="build it with resnet-edge; an engine runs native code and is not loaded on trust",
         )
     try:
-        value: dict[str, Any] = dict(read_json(path))
-        value = {k: value[k] for k in Sidecar.__dataclass_fields__}
-        profile = value["profile"]
-        value["profile"] = None if profile is None else tuple(int(n) for n in profile)
-        for key in ("compute_capabilities", "warnings", "notes"):
-            value[key] = tuple(str(text) for text in value[key])
-        value["settings"] = dict(value["settings"])
-        value["inputs"] = _specs(value["inputs"])
-        value["outputs"] = _specs(value["outputs"])
-        sidecar = Sidecar(**value)
-    except (BundleError, KeyError, TypeError, ValueError) as error:
+        sidecar = decode(Sidecar, read_json(path), path.name, strict=False)
+    except (BundleError, ConfigError) as error:
         raise EngineMismatchError(f"{path} is not an engine's sidecar: {error}") from error
     if sha256_file(engine) != sidecar.engine_sha256:
         raise EngineMismatchError(
             f"{engine} is not the file its sidecar describes", hint="build it again"
         )
     return sidecar
-
-
-def _specs(values: Any) -> tuple[TensorSpec, ...]:
-    """Read what `asdict` made of tensor specs."""
-    specs = tuple(
-        TensorSpec(
-            str(v["name"]), tuple(n if n is None else int(n) for n in v["shape"]), str(v["dtype"])
-        )
-        for v in values
-    )
-    if not specs or any(not spec.shape for spec in specs):
-        raise ValueError("an engine has inputs and outputs with a batch")
-    return specs

@@ -15,8 +15,10 @@ from typing import Literal
 from onnx import GraphProto, NodeProto
 
 from resnet_edge.backends.tensorrt.calibration_cache import read_cache, write_cache
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import CACHE, MODEL, TABLE
+from resnet_edge.bundle.provenance import model_record
 from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
@@ -61,7 +63,7 @@ def adopt(bundle: Bundle, file: Path, kind: Literal["cache", "qdq"]) -> Calibrat
     if bundle.is_fresh(TABLE, record) and bundle.is_fresh(CACHE, record):
         return CalibrationResult(RangesTable.load(bundle.artifact(TABLE)), cached=True)
     ranges = read_cache(file) if kind == "cache" else ranges_from_qdq(load_graph(file))
-    original_input = bundle.entry(MODEL)["details"].get("input", "input")
+    original_input = model_record(bundle).input
     if original_input in ranges:  # an import renames the input
         ranges["input"] = ranges[original_input]
     graph = load_graph(bundle.artifact(MODEL)).graph

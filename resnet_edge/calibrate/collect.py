@@ -175,7 +175,6 @@ def _identity(partial: Partial, model: ModelProto, tensors: Sequence[str]) -> st
 
 
 def _store(partial: Partial, state: Collected) -> None:
-
     histograms = list(state.histograms.values())
     found = [h.sparse() for h in histograms]
     buffer = io.BytesIO()

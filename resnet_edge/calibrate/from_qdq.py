@@ -52,7 +52,6 @@ def _float_name(view: QdqView, name: str) -> str:
 
 
 def _amax(view: QdqView, node: NodeProto) -> float:
-
     scale, zero_point = view.scale(node), view.value(view.zero_point(node))
     if scale is None or not (np.isfinite(scale) & (scale > 0)).all():
         raise CalibrationError(f"{view.label(node)}: its scale is not stored, or not positive")

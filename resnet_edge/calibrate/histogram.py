@@ -43,7 +43,6 @@ class Histogram:
     """
 
     def __init__(self) -> None:
-
         # Neighbours are often equal, zeros above all, and an increment has to wait for the one
         # before it in the same place; so values go to two tables by turns.
         self._tables: NDArray[np.int64] = np.zeros((2, BUCKETS), dtype=np.int64)
@@ -150,7 +149,6 @@ class _Keys:
     """
 
     def __init__(self, size: int) -> None:
-
         self._keys = np.zeros(size, dtype=np.intp)
         self._keys[1::2] = BUCKETS
         lowest, self._upper = (0, 1) if np.little_endian else (-1, 0)

@@ -207,7 +207,6 @@ def _divergences(
 
 
 def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
-
     out = np.zeros_like(values, dtype=np.float64)
     positive = values > 0
     out[positive] = values[positive] * np.log(values[positive])
@@ -215,5 +214,4 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _last_argmin(values: NDArray[np.float64]) -> int:
-
     return len(values) - 1 - int(np.argmin(values[::-1]))

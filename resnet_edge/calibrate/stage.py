@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from resnet_edge.backends.tensorrt.calibration_cache import write_cache
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import BASE, CACHE, MODEL, PARTIAL, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of

@@ -34,15 +34,16 @@ def bench(
     checkpoint: Annotated[
         Path | None, typer.Option(help="The checkpoint, if it moved since the export.")
     ] = None,
+    trust_engine: options.TrustOption = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Latency and throughput of everything in the bundle that this machine can run."""
     out = Output(json=json, quiet=quiet, debug=debug)
+    from resnet_edge.bench.contenders import contenders
     from resnet_edge.bench.stage import BenchConfig
     from resnet_edge.bench.stage import bench as run_bench
-    from resnet_edge.deploy.demo import contenders
 
     opened = options.open_bundle(bundle, out)
     config = BenchConfig(
@@ -51,9 +52,8 @@ def bench(
         warm_up=warm_up,
         batches=None if batch is None else tuple(int(n) for n in options.numbers(batch)),
     )
-    results, machine = run_bench(
-        opened, contenders(opened, checkpoint), config, progress=out.progress
-    )
+    found = contenders(opened, checkpoint, trusted=trust_engine)
+    results, machine = run_bench(opened, found, config, progress=out.progress)
     notes = _about_clocks(machine)
     if opened.model.image_spec.input == "float":
         notes += _about_copies(results)

@@ -32,6 +32,7 @@ __all__ = [
     "ResizeOption",
     "StdOption",
     "TargetOption",
+    "TrustOption",
     "numbers",
     "open_bundle",
     "refuse_labels_alone",
@@ -52,6 +53,13 @@ LabelsOption = Annotated[
 RecipeOption = Annotated[str, typer.Option(help="Calibration recipe: a name or a .toml file.")]
 TargetOption = Annotated[
     str, typer.Option(help="Device: a name (see 'targets'), a .toml file, or auto.")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-engine",
+        help="Load engines that were not built on this machine; they run native code.",
+    ),
 ]
 MaxDropOption = Annotated[
     float, typer.Option(min=0.0, help="Largest accepted loss of top-1, in percentage points.")

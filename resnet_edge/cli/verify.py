@@ -34,6 +34,7 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="The checkpoint, if it moved since the export.")
     ] = None,
+    trust_engine: options.TrustOption = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
@@ -47,7 +48,12 @@ def verify(
     options.refuse_labels_alone(labels, data)
     opened = options.open_bundle(bundle, out)
     candidate = find_candidate(
-        opened, engine=engine, precision=precision, backend=backend, target=target
+        opened,
+        engine=engine,
+        precision=precision,
+        backend=backend,
+        target=target,
+        trusted=trust_engine,
     )
     images = _default_images(opened) if data is None else open_images(data, labels=labels)
     result = run_verify(
@@ -65,14 +71,14 @@ def verify(
 
 def _default_images(bundle: Bundle) -> ImageSource | None:
     """Return the export's images, the shipped ones if they fit, or None for the golden ones."""
-    from resnet_edge.bundle.names import MODEL
+    from resnet_edge.bundle.provenance import images_of
     from resnet_edge.catalog.shipped import IMAGES, find
     from resnet_edge.images.opening import open_images
 
-    recorded = bundle.entry(MODEL)["details"].get("data")
-    folder, info = find(f"{IMAGES}/test"), bundle.model
-    if recorded and Path(recorded).is_dir() and Path(recorded) != folder.resolve():
-        return open_images(Path(recorded))
+    recorded, info = images_of(bundle), bundle.model
+    folder = find(f"{IMAGES}/test")
+    if recorded is not None and recorded != folder.resolve():
+        return open_images(recorded)
     shipped = open_images(folder)
     fits = info.labels == shipped.class_names or (
         info.labels is None and info.num_classes == 10 and info.image_spec.channels == 1

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_edge.backends.registry import get_backend
-from resnet_edge.bench.stage import BenchConfig, BenchResult, Contender, bench
+from resnet_edge.bench.contenders import contenders
+from resnet_edge.bench.stage import BenchConfig, BenchResult, bench
 from resnet_edge.build.stage import BuildConfig, BuildResult, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
-from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import DEFAULT_RECIPE, load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
@@ -24,7 +23,7 @@ from resnet_edge.progress import SILENT, Progress
 from resnet_edge.verify.candidate import find_candidate
 from resnet_edge.verify.stage import AccuracyResult, verify
 
-__all__ = ["DemoResult", "DemoRow", "contenders", "demo"]
+__all__ = ["DemoResult", "DemoRow", "demo"]
 
 log = logging.getLogger(__name__)
 
@@ -93,27 +92,6 @@ class DemoResult:
     def passed(self) -> bool:
         """Whether every engine met the gate."""
         return all(row.outcome in (None, "pass") for row in self.rows)
-
-
-def contenders(bundle: Bundle, checkpoint: Path | None = None) -> list[Contender]:
-    """Return what can be timed on this machine: PyTorch, the float ONNX, engines that run here."""
-    import importlib.util
-
-    found = []
-    source = checkpoint or Path(bundle.model.source)
-    in_pytorch = bundle.model.architecture != "onnx"
-    if in_pytorch and importlib.util.find_spec("torch") is not None and source.exists():
-        found.append(Contender("pytorch", "fp32", source))
-    found.append(Contender("onnxruntime", "fp32", bundle.artifact(MODEL)))
-    for name in bundle.names():
-        if bundle.entry(name)["stage"] != "build":
-            continue
-        engine = bundle.artifact(name)
-        sidecar = read_sidecar(engine)
-        is_the_model = sidecar.backend == "onnxruntime" and sidecar.precision == "fp32"
-        if not is_the_model and get_backend(sidecar.backend).obstacle(sidecar) is None:
-            found.append(Contender(sidecar.backend, sidecar.precision, engine))
-    return found
 
 
 def demo(output: Path, *, max_drop: float = 0.5, progress: Progress = SILENT) -> DemoResult:

@@ -14,7 +14,8 @@ from onnx import ModelProto, helper
 
 from resnet_edge.backends.base import Session
 from resnet_edge.backends.evaluate import run_all
-from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import ModelInfo, Record
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.reference import GOLDEN_COUNT, Evaluated, Golden
 from resnet_edge.errors import DataError
@@ -133,8 +134,7 @@ def save_model(
     versions = {module.__name__: module.__version__ for module in modules}
     save_graph(model, bundle.file(MODEL))
     record = replace(record, tools=versions)
-    located = {**details, "data": str(source.path.resolve())}
-    bundle.record(MODEL, replace(record, details=located))
+    bundle.record(MODEL, replace(record, details={**details, "data": source.path.name}))
     golden.save(bundle, record)
 
 

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.pytorch import TorchSession
-from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.local import remember_path
+from resnet_edge.bundle.manifest import ModelInfo, Record
 from resnet_edge.bundle.names import GOLDEN, MODEL
+from resnet_edge.bundle.provenance import model_record
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import CheckpointError, ConfigError, ExportError
@@ -37,6 +40,7 @@ from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import Checkpoint, load_model, read_checkpoint
 from resnet_edge.models.resnet_config import ResNetConfig
 from resnet_edge.progress import SILENT, Progress
+from resnet_edge.schema import decode
 
 if TYPE_CHECKING:
     from resnet_edge.models.resnet import ResNet
@@ -150,6 +154,7 @@ def export(
         checkpoint = choose_by_labels(checkpoint, spec, images, labels, progress=progress)
     model = load_model(checkpoint)
     bundle = Bundle.create(output, _model_info(checkpoint, spec))
+    remember_path("checkpoints", checkpoint.sha256, checkpoint.path)
     record = Record(
         stage="export",
         config={
@@ -158,11 +163,11 @@ def export(
         },
         inputs={"checkpoint": checkpoint.sha256, "images": fingerprint(golden_source)},
     )  # fmt: skip
+    remember_path("images", record.inputs["images"], golden_source.path)
     if bundle.is_fresh(MODEL, record) and GOLDEN in bundle.names():
-        details = bundle.entry(MODEL)["details"]
-        result = ExportResult(
-            bundle, Parity(**details["parity"]), details["nodes"], checkpoint.notes, cached=True
-        )
+        recorded = model_record(bundle)
+        parity = decode(Parity, dict(recorded.parity), f"{output}: parity")
+        result = ExportResult(bundle, parity, dict(recorded.nodes), checkpoint.notes, cached=True)
     else:
         result = _export(checkpoint, model, bundle, golden_source, labels, config, record, progress)
     if images is not None:
@@ -176,12 +181,13 @@ def reload_model(bundle: Bundle, path: Path) -> ResNet:
     Raises:
         CheckpointError: The checkpoint is unusable.
     """
-    if "network" not in bundle.entry(MODEL)["config"]:
+    recorded = model_record(bundle).network
+    if recorded is None:
         raise CheckpointError(
             f"{bundle.path} was made from an ONNX file, which has no PyTorch model",
             hint="its reference is the ONNX file itself",
         )
-    network = ResNetConfig.from_json(bundle.entry(MODEL)["config"]["network"])
+    network = ResNetConfig.from_json(dict(recorded))
     checkpoint = read_checkpoint(path, head="fc" if network.num_classes else "none")
     return load_model(replace(checkpoint, config=network))
 
@@ -206,7 +212,6 @@ def _export(
     record: Record,
     progress: Progress,
 ) -> ExportResult:
-
     info, spec = bundle.model, bundle.model.image_spec
     with progress.task("export", total=3) as task:
         onnx_model = torch_to_onnx(model, spec)
@@ -243,6 +248,6 @@ def _model_info(checkpoint: Checkpoint, spec: ImageSpec) -> ModelInfo:
         image_spec=spec,
         parameters=sum(p.numel() for p in model.parameters()),
         macs=count_macs(model, (spec.channels, *spec.crop)),
-        source=str(checkpoint.path.resolve()),
+        source=checkpoint.path.name,
         source_sha256=checkpoint.sha256,
     )

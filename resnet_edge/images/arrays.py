@@ -135,7 +135,6 @@ def open_array_images(path: Path, labels: Path | None = None) -> ArrayImages:
 
 
 def open_arrays(path: Path) -> ArrayImages | ArrayInputs:
-
     array, labels = _read(path)
     images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3, 4))
     if not array.size:
@@ -171,7 +170,6 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
 
 
 def _pick(path: Path, archive: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-
     label_key = next((k for k in _LABEL_KEYS if k in archive), None)
     key = next((k for k in _IMAGE_KEYS if k in archive), None)
     if key is None:
@@ -189,7 +187,6 @@ def _pick(path: Path, archive: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray
 
 
 def _labels(path: Path, labels: NDArray[Any], images: NDArray[Any]) -> NDArray[np.int64]:
-
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < 0:
         raise DataError(
             f"{path}: the labels are {labels.dtype} {_shape(labels)} for {len(images)} images",

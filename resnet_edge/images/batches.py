@@ -80,7 +80,6 @@ class ImageBatches:
         return len(self.source) if self.indices is None else len(self.indices)
 
     def __iter__(self) -> Iterator[Batch]:
-
         wanted = range(len(self.source)) if self.indices is None else self.indices
         self.skipped[:] = self.skipped_before
         # Pillow releases the GIL while decoding and resizing, so threads are enough.

@@ -41,7 +41,6 @@ def open_cifar10(path: Path, files: list[Path]) -> ArrayImages:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-
     try:
         size = path.stat().st_size if path.is_file() else 0
         if size == 0 or size % _RECORD or size > _MAX_BYTES:

@@ -51,7 +51,6 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def open_folder(path: Path, children: list[Path]) -> FolderImages:
-
     by_class = [(child.name, _image_files(child)) for child in children]
     by_class = [(name, files) for name, files in by_class if files]
     direct = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
@@ -71,7 +70,6 @@ def open_folder(path: Path, children: list[Path]) -> FolderImages:
 
 
 def open_flat(path: Path, labels: Path) -> FolderImages:
-
     rows = read_label_rows(labels)
     missing = [name for name, _ in rows if not (path / name).is_file()]
     if not rows or missing:

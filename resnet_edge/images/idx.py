@@ -118,7 +118,6 @@ def find_idx(path: Path, split: Split) -> tuple[Path, Path | None] | None:
 
 
 def open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
-
     pixels = read_idx(images, dimensions=3)
     if not len(pixels):
         raise DataError(f"{images} holds no image")

@@ -148,7 +148,6 @@ class ImageSpec:
         return out
 
     def _resize(self, image: Image.Image) -> Image.Image:
-
         width, height = image.size
         if self.resize is None or min(width, height) == self.resize:
             return image

@@ -125,7 +125,6 @@ class _Editor:
 
 
 def _fold_bias(editor: _Editor, dq: NodeProto) -> None:
-
     view = editor.view
     steps, scale = view.value(dq.input[0]), view.scale(dq)
     zero_point = view.value(view.zero_point(dq))
@@ -172,7 +171,6 @@ def _make_scalar(editor: _Editor, node: NodeProto) -> None:
 
 
 def _turn_weight(editor: _Editor, layer: NodeProto) -> None:
-
     view = editor.view
     dq, axis = view.plain_weight_dq(layer), view.output_axis(layer)
     assert dq is not None  # else there is no finding
@@ -199,7 +197,6 @@ def _turn_weight(editor: _Editor, layer: NodeProto) -> None:
 
 
 def _raise_opset(editor: _Editor, node: NodeProto) -> None:
-
     if not editor.view.takes_fp32_scales():
         editor.relabel(19, max(editor.view.model.ir_version, 9))
         return

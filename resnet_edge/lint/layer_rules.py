@@ -137,7 +137,6 @@ def _weights_stored_int8(view: QdqView, node: NodeProto) -> Verdict:
 
 @_rule("unsupported-operator", "error", FLAVOURS, "node")
 def _unsupported_operator(_: QdqView, node: NodeProto) -> Verdict:
-
     if node.op_type in _INSTEAD:
         return f"TensorRT has no {node.op_type}", f"use {_INSTEAD[node.op_type]}", False
     if node.domain in ("", "ai.onnx") or defs.has(node.op_type):

@@ -84,7 +84,6 @@ def _zero_point_size(view: QdqView, node: NodeProto) -> Verdict:
 
 @_rule("scale-value", "error", FLAVOURS, "pair")
 def _scale_value(view: QdqView, node: NodeProto) -> Verdict:
-
     scale = view.scale(node)
     if scale is None or not (bad := scale[~(np.isfinite(scale) & (scale > 0))]).size:
         return None

@@ -32,7 +32,6 @@ class TypedView:
     """
 
     def __init__(self, model: ModelProto) -> None:
-
         self.FLOAT, self.FLOAT16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
         self.INT8, self.UINT8 = int(TensorProto.INT8), int(TensorProto.UINT8)
         self.INT32 = int(TensorProto.INT32)
@@ -239,7 +238,6 @@ class TypedView:
         return unknown
 
     def _ask_whether_it_differs(self, node: NodeProto, opset: int) -> bool:
-
         alone = onnx.ModelProto(ir_version=self.model.ir_version)
         alone.opset_import.add(domain="", version=self.opset)
         alone.graph.node.add(op_type=node.op_type, domain=node.domain, input=node.input)

@@ -29,7 +29,6 @@ class AdjustableGraph(Closing):
     """
 
     def __init__(self, model: ModelProto, table: RangesTable) -> None:
-
         self._placement = place(model.graph)
         graph = engine_graph(model, self._placement, table, weights="rounded")
         graph.graph.input.extend(
@@ -50,5 +49,4 @@ class AdjustableGraph(Closing):
         self._session.close()
 
     def _scales(self, table: RangesTable) -> dict[str, NDArray[np.float32]]:
-
         return engine_scales(self._placement, table, np.float32)

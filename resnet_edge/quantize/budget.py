@@ -14,7 +14,8 @@ from onnx import ModelProto
 
 from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import SENSITIVITY, TABLE
 from resnet_edge.bundle.reference import require_classifier
 from resnet_edge.errors import ConfigError, DataError
@@ -175,7 +176,6 @@ def _labelled(
     indices: Sequence[int],
     progress: Progress = SILENT,
 ) -> Labelled:
-
     spec = bundle.model.image_spec
     with OnnxRuntimeSession(model) as session:
         logits, kept, _ = run_all(

@@ -48,7 +48,6 @@ class ChannelMap:
     """
 
     def __init__(self) -> None:
-
         self.ids: dict[str, NDArray[Any]] = {}
         self.writers: list[Layer] = []
         self.readers: list[Layer] = []
@@ -179,7 +178,6 @@ def _follow(node: NodeProto, index: GraphIndex, channels: ChannelMap, shapes: _S
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-
     return np.concatenate(parts)
 
 

@@ -79,7 +79,6 @@ def _downstream(graph: GraphProto, entry: str) -> list[NodeProto]:
 
 
 def _convert_constants(graph: GraphProto, nodes: list[NodeProto]) -> None:
-
     index = GraphIndex(graph)
     limit = float(np.finfo(np.float16).max)
     converted: dict[str, str] = {}

@@ -108,7 +108,6 @@ def layer_errors(
 def _quantized_copy(
     model: ModelProto, layer: NodeProto, table: RangesTable
 ) -> tuple[list[NodeProto], list[Any]]:
-
     index, prefix = GraphIndex(model.graph), f"{layer.name}/probe"
     weight = index.constant(layer.input[1])
     assert weight is not None  # placement only lists constant weights

@@ -116,7 +116,6 @@ def _range(table: RangesTable, tensor: str) -> TensorRange:
 
 
 def _twin_pair(table: RangesTable, tensor: str) -> Pair:
-
     found = _range(table, tensor)
     if found.minimum >= 0:
         return Pair(_activation_scale(found.amax, _UMAX, np.float32), np.array(0, np.uint8))

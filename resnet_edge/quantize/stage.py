@@ -9,7 +9,8 @@ from typing import Any
 
 from onnx import ModelProto
 
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import BASE, MODEL, PLAN, TABLE, Graph
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.device.cpu import sums_saturate
@@ -165,7 +166,7 @@ def _planned(bundle: Bundle) -> dict[str, list[str]]:
     """Return the lists of the plan that belongs to the present calibration, none without one."""
     if PLAN not in bundle.names() or TABLE not in bundle.names():
         return {}
-    if bundle.entry(PLAN)["inputs"].get("ranges") != bundle.sha256(TABLE):
+    if bundle.entry(PLAN).inputs.get("ranges") != bundle.sha256(TABLE):
         return {}
     value = read_json(bundle.artifact(PLAN))
     lists = value if isinstance(value, dict) else {}
@@ -180,7 +181,7 @@ def _base_name(bundle: Bundle, table: RangesTable) -> str | None:
     model = bundle.sha256(MODEL)
     if table.model_sha256 == model:
         return MODEL
-    made_of = bundle.entry(BASE)["inputs"].get("model") if BASE in bundle.names() else None
+    made_of = bundle.entry(BASE).inputs.get("model") if BASE in bundle.names() else None
     return BASE if made_of == model and bundle.sha256(BASE) == table.model_sha256 else None
 
 

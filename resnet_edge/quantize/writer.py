@@ -44,7 +44,6 @@ class Writer:
     """A copy of a float graph, being given Q/DQ nodes."""
 
     def __init__(self, model: ModelProto) -> None:
-
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.graph = self.model.graph
@@ -117,7 +116,6 @@ class Writer:
         return self.model
 
     def _dequantize(self, tensor: str, quantized: str, names: list[str], pair: Pair) -> str:
-
         dequantized = f"{tensor}{DQ}"
         self.nodes.append(
             helper.make_node(
@@ -137,7 +135,6 @@ class Writer:
         ]
 
     def _weight_type(self) -> Any:
-
         types = {
             self.constant(n.input[1]).dtype
             for n in self.nodes

@@ -15,6 +15,7 @@ from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.models.checkpoint import read_checkpoint
 from resnet_edge.models.identify import describe
+from resnet_edge.schema import encode
 
 __all__ = ["inspect"]
 
@@ -75,14 +76,13 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def _bundle(path: Path) -> dict[str, Any]:
     bundle = Bundle.open(path)
     artifacts = {
-        name: {k: bundle.entry(name)[k] for k in ("stage", "bytes", "sha256", "created")}
+        name: {k: getattr(bundle.entry(name), k) for k in ("stage", "bytes", "sha256", "created")}
         for name in bundle.names()
     }
-    return {"kind": "bundle", **bundle.model.to_json(), "artifacts": artifacts}
+    return {"kind": "bundle", **encode(bundle.model), "artifacts": artifacts}
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-
     model = load_graph(path)
     quantized = sum(n.op_type == "QuantizeLinear" for n in model.graph.node)
     initializers = {i.name for i in model.graph.initializer}

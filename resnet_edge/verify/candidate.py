@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_edge.backends.base import Session
+from resnet_edge.backends.loading import open_engine
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.local import check_trust
 from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.provenance import build_record, builds
 from resnet_edge.bundle.sidecar import Sidecar, read_sidecar
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
 from resnet_edge.files import sha256_file
@@ -36,6 +39,7 @@ class Candidate:
         executed: ``engine`` if ``runnable`` is the engine; ``graph`` if it stands in for it.
         sidecar: What the engine is; None for the float model.
         obstacle: Why the engine itself cannot run here; None if it can.
+        trusted: The user vouches for an engine that was not built here.
     """
 
     backend: str
@@ -46,6 +50,7 @@ class Candidate:
     executed: Executed
     sidecar: Sidecar | None = None
     obstacle: str | None = None
+    trusted: bool = False
 
     def open(self) -> Session:
         """Load what is executed.
@@ -56,7 +61,7 @@ class Candidate:
         with all of them in FP16.
         """
         if self.executed == "engine" and self.sidecar is not None:
-            return get_backend(self.backend).open(self.file, self.sidecar)
+            return open_engine(self.file, trusted=self.trusted)
 
         if self.executed == "graph":
             graph = load_graph(self.runnable)
@@ -73,8 +78,17 @@ def find_candidate(
     precision: str | None = None,
     backend: str | None = None,
     target: str | None = None,
+    trusted: bool = False,
 ) -> Candidate:
     """Return the engine asked for, or the newest build that fits.
+
+    Args:
+        bundle: Where to look.
+        engine: An engine file.
+        precision: Of the build.
+        backend: Of the build.
+        target: Of the build.
+        trusted: The user vouches for an engine that was not built here.
 
     Raises:
         BackendUnavailableError: The engine cannot run here, and nothing can stand in for it.
@@ -82,16 +96,13 @@ def find_candidate(
         EngineMismatchError: The engine, its sidecar and the bundle do not belong together.
     """
     if engine is not None:
-        return _from_engine(bundle, engine)
-    for name in reversed(bundle.names()):
-        entry = bundle.entry(name)
-        if entry["stage"] != "build":
-            continue
-        made_for = entry["config"]["target"]
-        if precision in (None, entry["config"]["precision"]) and (
-            backend in (None, made_for["backend"]) and target in (None, made_for["name"])
+        return _from_engine(bundle, engine, trusted)
+    for name in reversed(builds(bundle)):
+        made = build_record(bundle, name)
+        if precision in (None, made.precision) and (
+            backend in (None, made.target.backend) and target in (None, made.target.name)
         ):
-            return _from_engine(bundle, bundle.artifact(name))
+            return _from_engine(bundle, bundle.artifact(name), trusted)
     if precision in (None, "fp32") and backend in (None, "onnxruntime") and target is None:
         model = bundle.artifact(MODEL)
         return Candidate("onnxruntime", "fp32", "", model, model, "engine")
@@ -102,7 +113,7 @@ def find_candidate(
     )
 
 
-def _from_engine(bundle: Bundle, engine: Path) -> Candidate:
+def _from_engine(bundle: Bundle, engine: Path, trusted: bool) -> Candidate:
     sidecar = read_sidecar(engine)
     graph = bundle.file(sidecar.onnx)
     if not graph.is_file() or sha256_file(graph) != sidecar.onnx_sha256:
@@ -110,7 +121,10 @@ def _from_engine(bundle: Bundle, engine: Path) -> Candidate:
             f"{engine} was built from another {sidecar.onnx} than the one in {bundle.path}",
             hint="the model or its calibration changed since; build again",
         )
-    obstacle = get_backend(sidecar.backend).obstacle(sidecar)
+    backend = get_backend(sidecar.backend)
+    obstacle = backend.obstacle(sidecar)
+    if obstacle is None and backend.native:
+        check_trust(engine, sidecar.engine_sha256, trusted=trusted)
     if obstacle and sidecar.settings.get("implicit"):
         raise BackendUnavailableError(
             f"{engine} cannot run here ({obstacle}), and its graph cannot stand in for it: "
@@ -126,4 +140,5 @@ def _from_engine(bundle: Bundle, engine: Path) -> Candidate:
         executed="graph" if obstacle else "engine",
         sidecar=sidecar,
         obstacle=obstacle,
+        trusted=trusted,
     )

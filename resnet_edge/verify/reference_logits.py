@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.provenance import checkpoint_of
 from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.errors import CheckpointError, DataError
 from resnet_edge.export.stage import reload_model, store_evaluation
@@ -59,11 +61,8 @@ def reference_logits(
 
 def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
     """Return the PyTorch model if PyTorch and the bundle's own checkpoint are here."""
-    import importlib.util
-    from pathlib import Path
-
-    path = checkpoint or Path(bundle.model.source)
-    if importlib.util.find_spec("torch") is None or not path.exists():
+    path = checkpoint or checkpoint_of(bundle)
+    if importlib.util.find_spec("torch") is None or path is None or not path.exists():
         return None
     if not _is_source(bundle, path):
         if checkpoint is None:

@@ -262,7 +262,6 @@ def _not_chosen_on(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> 
 
 
 def _score(logits: NDArray[np.float32], labels: NDArray[np.int64] | None) -> Score:
-
     if labels is None:
         return Score(None, None)
     top1 = 100 * float((logits.argmax(1) == labels).mean())

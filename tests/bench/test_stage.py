@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from resnet_edge.bench.stage import BenchConfig, BenchResult, Contender, bench
+from resnet_edge.bench.contenders import Contender, contenders
+from resnet_edge.bench.stage import BenchConfig, BenchResult, bench
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.cli.bench import _render
-from resnet_edge.deploy.demo import contenders
 from resnet_edge.device.machine import describe_machine
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.export.stage import ExportConfig, export
@@ -89,8 +89,8 @@ def test_where_a_tensorrt_engine_spends_its_time_is_told_by_the_gpu(
         import os
         from pathlib import Path
 
+        from resnet_edge.bench.contenders import contenders
         from resnet_edge.bench.stage import BenchConfig, bench
-        from resnet_edge.deploy.demo import contenders
         from tests.backends.tensorrt.flow import Flow
 
         flow = Flow(bundle)

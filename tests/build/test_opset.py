@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from resnet_edge.build.opset import relabelled_name, within_opset
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.catalog.targets import list_targets, load_target
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph.onnx_model import load_graph, save_graph

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
-from resnet_edge.bundle.names import MANIFEST
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Manifest, ModelInfo, Record
+from resnet_edge.bundle.names import LOCK, MANIFEST
 from resnet_edge.errors import BundleError, ResnetEdgeError
 from resnet_edge.images.spec import FASHION_MNIST, IMAGENET
+from resnet_edge.schema import decode, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +26,7 @@ INFO = ModelInfo(
     image_spec=FASHION_MNIST,
     parameters=269_722,
     macs=None,
-    source="/somewhere/model.safetensors",
+    source="model.safetensors",
     source_sha256="ab" * 32,
 )
 RECORD = Record(
@@ -61,9 +63,9 @@ def test_a_bundle_is_what_it_was_when_it_is_opened_again(bundle: Bundle) -> None
     assert again.names() == (NAME,)
     assert again.artifact(NAME).read_text() == "weights"
     assert again.sha256(NAME) == hashlib.sha256(b"weights").hexdigest()
-    assert dict(again.entry(NAME)) == dict(bundle.entry(NAME))
-    assert again.entry(NAME)["bytes"] == len("weights")
-    assert again.entry(NAME)["details"] == {"nodes": {"Conv": 20}}
+    assert again.entry(NAME) == bundle.entry(NAME)
+    assert again.entry(NAME).bytes == len("weights")
+    assert again.entry(NAME).details == {"nodes": {"Conv": 20}}
 
 
 @given(
@@ -76,7 +78,7 @@ def test_a_model_description_round_trips_through_json(
     labels: tuple[str, ...] | None, parameters: int | None, spec: Any, text: str
 ) -> None:
     info = replace(INFO, labels=labels, parameters=parameters, image_spec=spec, source=text)
-    assert ModelInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+    assert decode(ModelInfo, json.loads(json.dumps(encode(info))), "a manifest") == info
 
 
 def test_an_artifact_is_fresh_while_everything_is_as_recorded(bundle: Bundle) -> None:
@@ -167,7 +169,7 @@ def test_artifacts_are_listed_oldest_first(bundle: Bundle) -> None:
 
 
 def test_a_record_is_on_disk_at_once_and_no_other_file_is(bundle: Bundle) -> None:
-    assert {p.name for p in bundle.path.iterdir()} == {MANIFEST, NAME}
+    assert {p.name for p in bundle.path.iterdir()} == {MANIFEST, NAME, LOCK}
     with pytest.raises(FileNotFoundError):
         bundle.record("missing", RECORD)
     assert reopened(bundle).names() == (NAME,)
@@ -223,10 +225,10 @@ DAMAGE: dict[str, Any] = {
     "an artifact without a hash": {"artifacts": {NAME: {"stage": "export"}}},
     "no model": {"model": None},
     "a model without keys": {"model": {}},
-    "a model with an unknown key": {"model": {**INFO.to_json(), "more": 1}},
-    "labels that are a number": {"model": {**INFO.to_json(), "labels": 5}},
-    "an image spec without keys": {"model": {**INFO.to_json(), "image_spec": {}}},
-    "an image spec that is text": {"model": {**INFO.to_json(), "image_spec": "rgb"}},
+    "a model with an unknown key": {"model": {**encode(INFO), "more": 1}},
+    "labels that are a number": {"model": {**encode(INFO), "labels": 5}},
+    "an image spec without keys": {"model": {**encode(INFO), "image_spec": {}}},
+    "an image spec that is text": {"model": {**encode(INFO), "image_spec": "rgb"}},
 }
 
 
@@ -242,7 +244,7 @@ def test_a_damaged_manifest_is_our_error(bundle: Bundle, damage: Any) -> None:
 @given(data=st.data())
 def test_a_manifest_cut_anywhere_is_our_error(bundle: Bundle, data: st.DataObject) -> None:
     path = bundle.path / MANIFEST
-    bundle.save()
+    Manifest(INFO, {NAME: bundle.entry(NAME)}).write(path)
     content = path.read_bytes().rstrip()
     path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     with pytest.raises(BundleError, match="not readable JSON"):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.errors import BundleError, DataError
@@ -99,14 +100,14 @@ def test_a_bundle_without_an_evaluation_has_none(bundle: Bundle) -> None:
 
 def test_logits_of_an_earlier_checkpoint_are_not_used(bundle: Bundle) -> None:
     evaluated().save(bundle, record(bundle))
-    bundle.model = replace(bundle.model, source_sha256="00" * 32)
+    bundle = Bundle.create(bundle.path, replace(bundle.model, source_sha256="00" * 32))
     assert Evaluated.load(bundle) is None
 
 
 def test_logits_of_another_preprocessing_are_not_used(bundle: Bundle) -> None:
     evaluated().save(bundle, record(bundle))
     spec = replace(bundle.model.image_spec, mean=(0.9,))
-    bundle.model = replace(bundle.model, image_spec=spec)
+    bundle = Bundle.create(bundle.path, replace(bundle.model, image_spec=spec))
     assert Evaluated.load(bundle) is None
 
 

@@ -74,8 +74,8 @@ def test_the_table_says_what_it_was_made_from(bundle: Bundle, images: IdxImages)
     steps = np.diff(positions)
     assert steps.max() - steps.min() <= 1, "the images are not spread evenly"
     entry = bundle.entry(TABLE)
-    assert entry["stage"] == "calibrate"
-    assert entry["config"]["image_spec"] == bundle.model.image_spec.to_json()
+    assert entry.stage == "calibrate"
+    assert entry.config["image_spec"] == bundle.model.image_spec.to_json()
 
 
 def test_a_bake_off_that_was_left_out_is_recorded_as_what_was_done_instead(

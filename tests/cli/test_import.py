@@ -86,7 +86,7 @@ def test_export_takes_what_can_be_said_about_an_onnx_file(
     assert (value["architecture"], value["parity"]["accepted"]) == ("onnx", True)
     bundle = Bundle.open(tmp_path / "chosen")
     assert bundle.model.labels == tuple("abcde")
-    config = bundle.entry("model.onnx")["config"]
+    config = bundle.entry("model.onnx").config
     assert (config["output"], config["simplify"]) == ("z", False)
     assert call(capsys, "export", "two.onnx", "--output-name", "z")[0] == 0
     assert call(capsys, "build", "two.onnx", "--target", "cpu")[0] == 0  # knows which output

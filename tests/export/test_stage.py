@@ -267,7 +267,7 @@ def test_labelled_images_settle_the_variant_of_the_bundle(tmp_path: Path, v1: bo
     config = ExportConfig(image_spec=spec)
     images = open_images(tmp_path / "images.npz")
     result = export(tmp_path / "model.pt", tmp_path / "b", config, images=images)
-    assert result.bundle.entry(MODEL)["config"]["network"]["stride_in_1x1"] is v1
+    assert result.bundle.entry(MODEL).config["network"]["stride_in_1x1"] is v1
     assert any("chosen" in note and "300 labelled images" in note for note in result.notes)
     assert reload_model(result.bundle, tmp_path / "model.pt").config.stride_in_1x1 is v1
 
@@ -281,7 +281,7 @@ def test_known_logits_settle_the_variant_and_refuse_another_network(tmp_path: Pa
     config = ExportConfig(image_spec=RGB, known_logits=tmp_path / "known.npz")
     np.savez(tmp_path / "known.npz", input=x.numpy(), logits=logits)
     result = export(tmp_path / "model.pt", tmp_path / "b", config)
-    assert result.bundle.entry(MODEL)["config"]["network"]["stride_in_1x1"] is True
+    assert result.bundle.entry(MODEL).config["network"]["stride_in_1x1"] is True
     np.savez(tmp_path / "known.npz", input=x.numpy(), logits=logits + 1)
     with pytest.raises(CheckpointError, match="does not reproduce"):
         export(tmp_path / "model.pt", tmp_path / "c", config)

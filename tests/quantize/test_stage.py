@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import GRAPHS, MODEL, TABLE, Graph
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.bundle.reference import Golden
@@ -93,13 +94,13 @@ def test_the_twins_weights_are_those_this_processor_needs_unless_told(
         monkeypatch.setattr(stage, "sums_saturate", lambda found=saturates: found)
         result = quantize(bundle, "int8-cpu")
         assert not result.cached
-        assert bundle.entry(result.name)["config"]["reduce_range"] is saturates
+        assert bundle.entry(result.name).config["reduce_range"] is saturates
         assert quantize(bundle, "int8-cpu", reduce_range=saturates).cached
         made[saturates] = result.path.read_bytes()
     assert made[False] != made[True]
     quantize(bundle, "int8-cpu", reduce_range=False)
     assert bundle.file("model.int8-cpu.onnx").read_bytes() == made[False]
-    assert "reduce_range" not in bundle.entry(quantize(bundle, "int8").name)["config"]
+    assert "reduce_range" not in bundle.entry(quantize(bundle, "int8").name).config
 
 
 @pytest.mark.parametrize("graph", INT8)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from resnet_edge.build.stage import BuildConfig, build
-from resnet_edge.bundle.bundle import Bundle, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.manifest import Manifest, Record
 from resnet_edge.bundle.names import EVALUATION, PLAN
 from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.bundle.sidecar import sidecar_path
@@ -124,7 +126,7 @@ def test_images_that_layers_were_chosen_on_are_left_out(bundle: Bundle, images: 
     chosen_on = [images.key(i) for i in range(5)]
     store_plan(bundle, {"keep_float": [], "chosen_on": chosen_on})
     assert verify(bundle, candidate, images).n == len(images) - 5
-    calibrated_again = bundle.entry(PLAN)["inputs"] | {"ranges": "of another calibration"}
+    calibrated_again = dict(bundle.entry(PLAN).inputs) | {"ranges": "of another calibration"}
     bundle.record(PLAN, Record(stage="quantize", inputs=calibrated_again))
     assert verify(bundle, candidate, images).n == len(images)
     store_plan(bundle, {"keep_float": [], "chosen_on": [images.key(i) for i in range(len(images))]})
@@ -143,8 +145,9 @@ def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: IdxImage
 def test_without_the_checkpoint_the_float_onnx_is_the_reference(
     bundle: Bundle, images: IdxImages
 ) -> None:
-    moved = type(bundle.model)(**{**vars(bundle.model), "source": "/nowhere/else.safetensors"})
-    stranded = Bundle(bundle.path, moved, {n: dict(bundle.entry(n)) for n in bundle.names()})
+    moved = replace(bundle.model, source="else.safetensors", source_sha256="0" * 64)
+    artifacts = {name: bundle.entry(name) for name in bundle.names()}
+    stranded = Bundle(bundle.path, Manifest(moved, artifacts))
     result = verify(stranded, find_candidate(stranded), images)
     assert result.source == "onnx"
     assert EVALUATION not in stranded.names()

@@ -80,7 +80,6 @@ class HostBuffer(Resource):
     def __init__(
         self, context: Context, shape: Sequence[int], dtype: DTypeLike, *, mapped: bool
     ) -> None:
-
         self.nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         self.device_pointer: int | None = None
         with Activation(context, "allocating page-locked memory", self.nbytes):

@@ -100,7 +100,7 @@ class ModuleBackend(Backend):
             raise BackendUnavailableError(driver.error, hint="check it with: nvidia-smi")
         return driver.gpus[0]
 
-    def open(self, engine: Path, sidecar: Sidecar) -> TensorRTSession:
+    def open(self, engine: Path, sidecar: Sidecar, *, host_code: bool = False) -> TensorRTSession:
         """Load an engine.
 
         Raises:
@@ -123,7 +123,7 @@ class ModuleBackend(Backend):
         options = LoadOptions(
             str(engine),
             dla=dla,
-            host_code=bool(sidecar.settings.get("version_compatible")),
+            host_code=host_code and bool(sidecar.settings.get("version_compatible")),
         )
         return self.session(trt, engine, options)
 

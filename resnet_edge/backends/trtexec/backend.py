@@ -153,7 +153,7 @@ class TrtexecBackend(Backend):
             return error.message
         return mismatch(sidecar, version, _gpu())
 
-    def open(self, engine: Path, sidecar: Sidecar) -> Session:
+    def open(self, engine: Path, sidecar: Sidecar, *, host_code: bool = False) -> Session:
         """Return a session that starts trtexec for every call."""
         trtexec = find_trtexec()
         if obstacle := self.obstacle(sidecar):
@@ -164,7 +164,7 @@ class TrtexecBackend(Backend):
             inputs=sidecar.inputs,
             outputs=sidecar.outputs,
             profile=sidecar.profile,
-            defaults=Run.of(sidecar.settings),
+            defaults=Run.of(sidecar.settings, host_code=host_code),
         )
 
 
@@ -215,7 +215,7 @@ def _gpu_ms(
     config: BuildConfig,
 ) -> float:
     """Return the median time on the GPU of a call with the optimal batch."""
-    defaults = Run.of(config.settings)
+    defaults = Run.of(config.settings, host_code=True)
     with TrtexecSession(
         trtexec, engine, inputs=inputs, outputs=outputs, profile=config.profile, defaults=defaults
     ) as session:

@@ -22,7 +22,7 @@ class Run:
         seconds: Of the measurement, at least.
         iterations: Calls, at least.
         dla: Core the engine was built for.
-        version_compatible: Whether the engine brings host code of its own.
+        version_compatible: Allow the host code that the engine brings along.
     """
 
     export_outputs: str = ""
@@ -34,15 +34,16 @@ class Run:
     version_compatible: bool = False
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Run:
+    def of(cls, settings: Mapping[str, Any], *, host_code: bool) -> Run:
         """Return how an engine of these settings is loaded.
 
         Args:
             settings: Of its build, as in its sidecar.
+            host_code: Whether the code that a version-compatible engine brings along may run.
         """
         return cls(
             dla=settings.get("dla"),
-            version_compatible=bool(settings.get("version_compatible")),
+            version_compatible=host_code and bool(settings.get("version_compatible")),
         )
 
 

@@ -112,7 +112,6 @@ class TrtexecSession(SelfTimed):
         return batch
 
     def _call(self, feed: Mapping[str, NDArray[Any]], wanted: Run, seconds: float) -> None:
-
         folder = Path(self._folder.name)
         for left_over in folder.iterdir():
             left_over.unlink()

@@ -141,7 +141,6 @@ def class_output(
 def _run_blank(
     model: ModelProto, source: ImageInput, spec: ImageSpec, tensors: Sequence[str]
 ) -> tuple[ImageInput, dict[str, NDArray[Any]]]:
-
     with OnnxRuntimeSession(expose(model, tensors)) as session:
         for batch in [source.batch] if source.batch else [_TWO, 1]:
             images = np.zeros(source.shape(spec, batch), source.dtype)

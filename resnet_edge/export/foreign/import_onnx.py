@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_edge.bundle.bundle import Bundle, ModelInfo, Record
+from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.local import remember_path
+from resnet_edge.bundle.manifest import ModelInfo, Record
 from resnet_edge.bundle.names import GOLDEN, MANIFEST, MODEL
+from resnet_edge.bundle.provenance import model_record
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
@@ -39,6 +43,7 @@ from resnet_edge.images.opening import open_images
 from resnet_edge.images.source import ImageSource
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.progress import SILENT, Progress
+from resnet_edge.schema import decode
 
 __all__ = [
     "ImportConfig",
@@ -153,7 +158,7 @@ def import_onnx(
         image_spec=spec,
         parameters=None,
         macs=None,
-        source=str(path.resolve()),
+        source=path.name,
         source_sha256=sha256_json(hashes),
     )
     bundle = Bundle.create(output, info)
@@ -168,6 +173,7 @@ def import_onnx(
         },
         inputs={**hashes, "images": fingerprint(golden_source)},
     )  # fmt: skip
+    remember_path("images", record.inputs["images"], golden_source.path)
     if bundle.is_fresh(MODEL, record) and GOLDEN in bundle.names():
         result = _recorded(Bundle.open(output))
     else:
@@ -189,14 +195,17 @@ def _class_names(labels: tuple[str, ...] | None, classes: ClassOutput) -> tuple[
 
 
 def _recorded(bundle: Bundle) -> ImportResult:
-    details = bundle.entry(MODEL)["details"]
-    probabilities = details["probabilities"]
+    recorded = model_record(bundle)
+
+    def parity(value: Mapping[str, Any]) -> Parity:
+        return decode(Parity, dict(value), f"{bundle.path}: parity")
+
     return ImportResult(
         bundle=bundle,
-        parity=Parity(**details["parity"]),
-        probabilities=None if probabilities is None else Parity(**probabilities),
-        nodes=details["nodes"],
-        notes=tuple(details["notes"]),
+        parity=parity(recorded.parity),
+        probabilities=None if recorded.probabilities is None else parity(recorded.probabilities),
+        nodes=dict(recorded.nodes),
+        notes=recorded.notes,
         cached=True,
     )
 
@@ -210,7 +219,6 @@ def _import(
     notes: list[str],
     progress: Progress,
 ) -> ImportResult:
-
     classes, spec = original.classes, original.spec
     if classes.activation is not None:
         notes.append(f"the final {classes.activation} is left out: bundles compare logits")

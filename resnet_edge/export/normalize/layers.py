@@ -54,7 +54,6 @@ def dense_to_gemm(model: ModelProto) -> None:
 
 
 def _turn_gemm(model: ModelProto, node: NodeProto, weight: NDArray[Any]) -> None:
-
     if not attribute(node, "transB", 0):
         weight = weight.T
     bias = None
@@ -70,7 +69,6 @@ def _turn_gemm(model: ModelProto, node: NodeProto, weight: NDArray[Any]) -> None
 def _write_gemm(
     model: ModelProto, node: NodeProto, weight: NDArray[Any], bias: NDArray[Any] | None
 ) -> None:
-
     node.op_type = "Gemm"
     del node.attribute[:]
     node.attribute.append(helper.make_attribute("transB", 1))
@@ -92,7 +90,6 @@ def fold_affine(model: ModelProto) -> None:
 
 
 def _fold_next(model: ModelProto, layer: NodeProto) -> bool:
-
     index = GraphIndex(model.graph)
     weight, reader = index.constant(layer.input[1]), index.only_consumer(layer.output[0])
     if weight is None or reader is None or (layer.op_type == "Gemm" and weight.ndim != 2):

@@ -100,7 +100,6 @@ def fold_constants(model: ModelProto) -> None:
 
 
 def _fold_once(model: ModelProto) -> bool:
-
     graph, shapes = model.graph, tensor_shapes(model)
     constant = {i.name for i in graph.initializer}
     known, compute, kept = dict[str, Any](), list[Any](), list[Any]()

@@ -167,7 +167,7 @@ def test_our_own_exports_are_imported_as_they_were(
         result = import_onnx(ours.artifact(MODEL), tmp_path / name)
         assert result.bundle.model.image_spec == ours.model.image_spec
         assert result.parity.max_abs <= 1e-5 * result.parity.max_logit
-        assert result.nodes == ours.entry(MODEL)["details"]["nodes"]
+        assert result.nodes == ours.entry(MODEL).details["nodes"]
         assert result.notes == ()
 
 
@@ -194,7 +194,7 @@ def test_weights_in_a_second_file_are_part_of_the_model(tmp_path: Path) -> None:
     )
     result = import_onnx(path, tmp_path / "b", CONFIG)
     assert result.parity.accepted
-    assert set(result.bundle.entry(MODEL)["inputs"]) == {"onnx", "onnx:weights.bin", "images"}
+    assert set(result.bundle.entry(MODEL).inputs) == {"onnx", "onnx:weights.bin", "images"}
     assert import_onnx(path, tmp_path / "b", CONFIG).cached
     weights = np.fromfile(folder / "weights.bin", np.float32)
     (weights * 1.5).tofile(folder / "weights.bin")

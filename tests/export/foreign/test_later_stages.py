@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from resnet_edge.bench.contenders import contenders
 from resnet_edge.bench.stage import BenchConfig, bench
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.names import GRAPHS, MODEL
@@ -18,7 +19,6 @@ from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.catalog.targets import load_target
-from resnet_edge.deploy.demo import contenders
 from resnet_edge.errors import ConfigError
 from resnet_edge.export.foreign.import_onnx import ImportConfig
 from resnet_edge.graph.onnx_model import fixed_batch, load_graph
