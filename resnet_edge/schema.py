@@ -18,6 +18,7 @@ __all__ = ["decode", "encode"]
 
 T = TypeVar("T")
 
+_LARGEST = 1 << 1023  # of the whole numbers that are numbers too
 _NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -103,7 +104,7 @@ class _Decoder:
             return value
         if is_dataclass(kind):
             return self.table(kind, value, key, {})
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < _LARGEST:
             return float(value)
         if type(value) is not kind:  # a bool is no whole number here
             raise ConfigError(f"{self.where}: {key}: must be {_NAMES[kind]}, not {value!r}")
@@ -115,7 +116,7 @@ class _Decoder:
         return {name: self.value(kind, part, f"{key}.{name}") for name, part in value.items()}
 
     def tuple(self, arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise ConfigError(f"{self.where}: {key}: must be a list, not {value!r}")
         if arguments[-1] is ...:
             arguments = (arguments[0],) * len(value)

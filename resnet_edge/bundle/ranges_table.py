@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_edge.errors import CalibrationError
+from resnet_edge.errors import CalibrationError, ConfigError
 from resnet_edge.files import read_json, write_json
+from resnet_edge.schema import decode, encode
 
 __all__ = ["RangesTable", "TensorRange"]
 
@@ -22,15 +23,15 @@ class TensorRange:
 
     Attributes:
         amax: Largest magnitude to represent; INT8 scale is ``amax / 127``.
-        minimum: Smallest value seen.
-        maximum: Largest value seen.
+        min: Smallest value seen.
+        max: Largest value seen.
         estimates: ``amax`` by every estimator, for comparison.
         sqnr: Signal to quantization noise of the tensor in dB, by every estimator.
     """
 
     amax: float
-    minimum: float
-    maximum: float
+    min: float
+    max: float
     estimates: Mapping[str, float]
     sqnr: Mapping[str, float] = field(default_factory=dict)
 
@@ -43,8 +44,8 @@ class TensorRange:
     @property
     def suspicion(self) -> str | None:
         """What looks wrong with this tensor, or None."""
-        if self.minimum == self.maximum:
-            return "zero throughout" if self.minimum == 0 else f"{self.minimum:.4g} throughout"
+        if self.min == self.max:
+            return "zero throughout" if self.min == 0 else f"{self.min:.4g} throughout"
         far = sum(
             not self.amax / _FAR <= other <= self.amax * _FAR for other in self.estimates.values()
         )
@@ -100,28 +101,8 @@ class RangesTable:
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        write_json(
-            path,
-            {
-                "schema": _SCHEMA,
-                "model_sha256": self.model_sha256,
-                "recipe": dict(self.recipe),
-                "tensors": {
-                    name: {
-                        "amax": r.amax,
-                        "min": r.minimum,
-                        "max": r.maximum,
-                        "estimates": dict(r.estimates),
-                        "sqnr": dict(r.sqnr),
-                    }
-                    for name, r in self.tensors.items()
-                },
-                "skipped": self.skipped,
-                "images": list(self.images),
-                "chosen_on": list(self.chosen_on),
-                "trials": [dict(trial) for trial in self.trials],
-            },
-        )
+        order = ("model_sha256", "recipe", "tensors", "skipped", "images", "chosen_on", "trials")
+        write_json(path, {"schema": _SCHEMA, **{key: encode(getattr(self, key)) for key in order}})
 
     @classmethod
     def load(cls, path: Path) -> RangesTable:
@@ -130,29 +111,11 @@ class RangesTable:
         Raises:
             CalibrationError: The table is malformed or holds ranges that are not positive.
         """
-        value = read_json(path)
         try:
-            table = cls(
-                tensors={
-                    str(name): TensorRange(
-                        float(r["amax"]),
-                        float(r["min"]),
-                        float(r["max"]),
-                        dict(r["estimates"]),
-                        dict(r.get("sqnr", {})),
-                    )
-                    for name, r in value["tensors"].items()
-                },
-                recipe=value["recipe"],
-                model_sha256=str(value["model_sha256"]),
-                images=tuple(str(key) for key in value["images"]),
-                skipped=int(value["skipped"]),
-                chosen_on=tuple(str(key) for key in value["chosen_on"]),
-                trials=tuple(dict(trial) for trial in value["trials"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            table = decode(cls, read_json(path), "it", strict=False)
+        except ConfigError as error:
             raise CalibrationError(
-                f"{path} is not a ranges table: {error}", hint="calibrate again"
+                f"{path} is not a ranges table: {error.message}", hint="calibrate again"
             ) from error
         if bad := [n for n, r in table.tensors.items() if not 0 < r.amax < float("inf")]:
             raise CalibrationError(f"{path}: the range of {bad[0]} is not positive and finite")

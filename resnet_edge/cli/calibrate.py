@@ -135,7 +135,7 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
     for heading in ("min", "max", *methods, "scale", "SQNR dB"):
         grid.add_column(heading, justify="right")
     for name, found in table.tensors.items():
-        values = (found.minimum, found.maximum, *found.estimates.values(), found.amax / 127)
+        values = (found.min, found.max, *found.estimates.values(), found.amax / 127)
         ratio = "–" if found.sqnr_db is None else f"{found.sqnr_db:.1f}"
         grid.add_row(name, *[f"{value:.4g}" for value in values], ratio)
     console.print(grid)

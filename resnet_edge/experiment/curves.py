@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from resnet_edge.errors import DataError
+from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import read_json
+from resnet_edge.schema import decode
 
 __all__ = ["CURVES", "MEASURES", "PLOT", "Comparison", "Curve", "final_table", "run_directory"]
 
@@ -75,9 +76,9 @@ class Comparison:
     """
 
     command: str | None
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    environment: dict[str, Any]
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    environment: Mapping[str, Any]
     curves: tuple[Curve, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -94,12 +95,10 @@ class Comparison:
         """
         value = read_json(path)
         try:
-            curves = tuple(_curve(curve) for curve in value.pop("curves"))
-            value.pop("measures")
-            return cls(**value, curves=curves)
-        except (TypeError, KeyError, AttributeError) as error:
+            return decode(cls, value, str(path), strict=False)
+        except ConfigError as error:
             raise DataError(
-                f"{path} does not hold the curves of an experiment: {error}",
+                f"{path} does not hold the curves of an experiment: {error.message}",
                 hint="pass the curves.json that an experiment wrote",
             ) from error
 
@@ -109,11 +108,6 @@ class Comparison:
         for curve in self.curves:
             groups[curve.network].append(curve)
         return dict(groups)
-
-
-def _curve(value: dict[str, Any]) -> Curve:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    return Curve(**fields)
 
 
 def final_table(comparison: Comparison) -> str:

@@ -10,14 +10,15 @@ Resize and centre crop follow torchvision's ``Resize`` (shorter side, antialiase
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from resnet_edge.errors import ConfigError
+from resnet_edge.schema import decode, encode
 
 __all__ = ["CIFAR10", "FASHION_MNIST", "IMAGENET", "ImageSpec"]
 
@@ -94,7 +95,7 @@ class ImageSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return cast("dict[str, Any]", encode(self))
 
     @classmethod
     def from_json(cls, value: Any) -> ImageSpec:
@@ -103,20 +104,7 @@ class ImageSpec:
         Raises:
             ConfigError: Keys are missing or unknown, or values make no sense.
         """
-        names = {f.name for f in fields(cls)}
-        if not isinstance(value, dict) or not set(value) <= names:
-            raise ConfigError("an image spec must be a JSON object with the keys of ImageSpec")
-        try:
-            return cls(
-                **{
-                    **value,
-                    "crop": tuple(int(v) for v in value["crop"]),
-                    "mean": tuple(float(v) for v in value["mean"]),
-                    "std": tuple(float(v) for v in value["std"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"the image spec is incomplete or malformed: {error}") from error
+        return decode(cls, value, "the image spec")
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Turn any Pillow image into the uint8 HWC pixels the network looks at."""

@@ -53,7 +53,7 @@ def recorded_config(contents: Contents) -> ResNetConfig | None:
         return None
     try:
         return ResNetConfig.from_json(contents.own["config"])
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
+    except ValueError as error:
         raise CheckpointError(f"malformed metadata: {error}") from error
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from resnet_edge.errors import ConfigError
+from resnet_edge.schema import decode
 
 __all__ = ["ResNetConfig", "Shortcut"]
 
 Shortcut = Literal["A", "B", "C", "D"]
-_LISTS = ("layers", "widths", "stem_widths", "se_widths")
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,12 @@ class ResNetConfig:
         """Read what ``dataclasses.asdict`` and a trip through JSON made of a configuration.
 
         Raises:
-            ValueError: It is not an object with the keys of a configuration.
-            TypeError: A list is not a list of numbers.
+            ValueError: It is not that of a network.
         """
-        known = {f.name: f.default is MISSING for f in fields(cls)}
-        required = {name for name, needed in known.items() if needed}
-        if not isinstance(value, dict) or not required <= set(value) <= set(known):
-            raise ValueError("not an object with the keys of a ResNetConfig")
-        lists = {k: tuple(int(n) for n in value[k]) for k in _LISTS if k in value}
-        config = cls(**{**value, **lists})
-        choices_known = (
-            config.block in ("basic", "bottleneck")
-            and config.stem in ("imagenet", "deep", "small")
-            and config.shortcut in ("A", "B", "C", "D")
-            and isinstance(config.residual, bool)
-            and isinstance(config.stride_in_1x1, bool)
-        )
+        try:
+            config = decode(cls, value, "the network")
+        except ConfigError as error:
+            raise ValueError(error.message) from error
         sizes = (
             *config.layers, *config.widths, *config.stem_widths, *config.se_widths,
             config.in_channels, config.groups, config.base_width,
@@ -89,10 +81,9 @@ class ResNetConfig:
             and len(config.se_widths) in (0, len(config.widths))
             and len(config.stem_widths) in ((3,) if config.stem == "deep" else (0, 1))
         )
-        positive = all(isinstance(n, int) and n > 0 for n in sizes)
-        classes = isinstance(config.num_classes, int) and config.num_classes >= 0
+        positive = all(n > 0 for n in sizes)
         grouped = config.groups != 1 or config.base_width != 64
-        if not (choices_known and sizes_fit and positive and classes) or (
+        if not (sizes_fit and positive and config.num_classes >= 0) or (
             grouped and config.block == "basic"
         ):
             raise ValueError(f"{config} is not a network")

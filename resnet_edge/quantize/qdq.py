@@ -117,7 +117,7 @@ def _range(table: RangesTable, tensor: str) -> TensorRange:
 
 def _twin_pair(table: RangesTable, tensor: str) -> Pair:
     found = _range(table, tensor)
-    if found.minimum >= 0:
+    if found.min >= 0:
         return Pair(_activation_scale(found.amax, _UMAX, np.float32), np.array(0, np.uint8))
     return Pair(_activation_scale(found.amax, QMAX, np.float32), np.array(_ZERO, np.uint8))
 

@@ -43,8 +43,8 @@ GOOD_RANGE = TensorRange(1.0, -1.0, 1.0, {"minmax": 1.0})
 RANGES = st.builds(
     TensorRange,
     amax=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
-    minimum=FINITE,
-    maximum=FINITE,
+    min=FINITE,
+    max=FINITE,
     estimates=st.dictionaries(st.text(), FINITE, max_size=3),
 )
 

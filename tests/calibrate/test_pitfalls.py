@@ -249,8 +249,7 @@ def test_pitfall_10_every_recipe_gives_ranges_without_further_arguments(
     table = calibrate(bundle, images, replace(recipe, images=8)).table
     assert table.tensors
     assert all(
-        0 < found.amax <= 1.01 * max(-found.minimum, found.maximum)
-        for found in table.tensors.values()
+        0 < found.amax <= 1.01 * max(-found.min, found.max) for found in table.tensors.values()
     )
 
 

@@ -96,7 +96,7 @@ def test_the_recipe_chooses_among_all_estimates(
     for found in table.tensors.values():
         assert set(found.estimates) == set(METHODS)
         assert found.amax == found.estimates[method]
-        assert found.estimates["minmax"] == max(abs(found.minimum), abs(found.maximum))
+        assert found.estimates["minmax"] == max(abs(found.min), abs(found.max))
         assert found.estimates["percentile"] < found.estimates["minmax"]
 
 
@@ -240,7 +240,7 @@ def test_random_inputs_are_warned_about_and_recorded(
     assert loaded == table
     assert (loaded.random, loaded.images) == (24, ())
     assert loaded.recipe == {**RECIPE.to_json(), "random": 24}
-    assert 3 < loaded.tensors["input"].maximum < 6
+    assert 3 < loaded.tensors["input"].max < 6
 
 
 def test_random_inputs_are_the_same_every_time_and_never_taken_for_images(

@@ -334,7 +334,7 @@ def test_the_twin_stores_what_a_relu_made_from_zero_and_the_rest_around_128(
             assert zero == 0
             assert scale == np.float32(table.tensors[tensor].amax / 255)
         elif producer is None or producer.op_type in ("Conv", "Add", "Div"):
-            signed = table.tensors[tensor].minimum < 0
+            signed = table.tensors[tensor].min < 0
             assert zero == (128 if signed else 0)
             assert scale == np.float32(table.tensors[tensor].amax / (127 if signed else 255))
     for node in nodes(model, "Conv", "Gemm"):
