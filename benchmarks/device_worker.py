@@ -86,7 +86,7 @@ def calibrate_on_gpu(folder: str, images: str) -> dict[str, Any]:
     ``moved`` is the largest share of a tensor's values that the GPU counted in another bucket.
     Ranges can differ by more: ``entropy`` may choose another of two nearly equal thresholds.
     """
-    from resnet_edge.calibrate.auto import tables_of
+    from resnet_edge.calibrate.auto import ranges_of
     from resnet_edge.calibrate.collect import collect
     from resnet_edge.graph.onnx_model import load_graph
     from resnet_edge.images.opening import open_images
@@ -102,7 +102,10 @@ def calibrate_on_gpu(folder: str, images: str) -> dict[str, Any]:
             model, points, source, bundle.model.image_spec, indices=indices, gpu=gpu
         ).histograms
         seconds[name] = round(time.perf_counter() - started, 3)
-        amax[name] = {m: table.amax for m, table in tables_of(found, PERCENT).items()}
+        amax[name] = {
+            m: {tensor: r.amax for tensor, r in ranges.items()}
+            for m, ranges in ranges_of(found, PERCENT).items()
+        }
         counts[name] = {tensor: histogram.counts for tensor, histogram in found.items()}
     moved = {
         tensor: float(np.abs(counts["gpu"][tensor] - wanted).sum() / 2 / wanted.sum())

@@ -21,8 +21,8 @@ from peer_worker import peak_mb, since_start
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.bundle.ranges_table import RangesTable
-from resnet_edge.calibrate.auto import SAFE, bake_off, split, tables_of
+from resnet_edge.bundle.ranges_table import Ranges
+from resnet_edge.calibrate.auto import SAFE, bake_off, ranges_of, split
 from resnet_edge.calibrate.collect import collect
 from resnet_edge.calibrate.stage import CHOOSE
 from resnet_edge.graph.onnx_model import load_graph, save_graph
@@ -32,21 +32,21 @@ from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
 
 PERCENT = 99.99
-Calibrated = tuple[onnx.ModelProto, RangesTable]
+Calibrated = tuple[onnx.ModelProto, Ranges]
 
 
 def engine(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibrated:
     """Collect the TensorRT graph's points; estimate with all five estimators."""
     points = place(model.graph).engine_points
     collected = collect(model, points, images, spec, indices=range(len(images)))
-    return model, tables_of(collected.histograms, PERCENT)[SAFE]
+    return model, ranges_of(collected.histograms, PERCENT)[SAFE]
 
 
 def every(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibrated:
     """Do what the recipe mse does: the points of the TensorRT graph and of the CPU twin."""
     points = place(model.graph).tensors
     collected = collect(model, points, images, spec, indices=range(len(images)))
-    return model, tables_of(collected.histograms, PERCENT)[SAFE]
+    return model, ranges_of(collected.histograms, PERCENT)[SAFE]
 
 
 def auto(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibrated:
@@ -54,7 +54,7 @@ def auto(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> Calibr
     keys = [images.key(i) for i in range(len(images))]
     calibrate_on, choose_on = split(keys, len(images), CHOOSE)
     found = bake_off(model, images, spec, calibrate_on=calibrate_on, choose_on=choose_on)
-    return found.model, found.table
+    return found.model, found.ranges
 
 
 def forward(model: onnx.ModelProto, images: ArrayImages, spec: ImageSpec) -> None:

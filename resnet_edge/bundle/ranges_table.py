@@ -11,7 +11,7 @@ from resnet_edge.errors import CalibrationError, ConfigError
 from resnet_edge.files import read_json, write_json
 from resnet_edge.schema import decode, encode
 
-__all__ = ["RangesTable", "TensorRange"]
+__all__ = ["Ranges", "RangesTable", "TensorRange"]
 
 _SCHEMA = 1
 _FAR = 4  # times
@@ -56,6 +56,9 @@ class TensorRange:
         return None
 
 
+Ranges = Mapping[str, TensorRange]  # by tensor name
+
+
 @dataclass(frozen=True)
 class RangesTable:
     """Ranges of all calibrated tensors.
@@ -70,7 +73,7 @@ class RangesTable:
         trials: What the bake-off tried, empty without one.
     """
 
-    tensors: Mapping[str, TensorRange]
+    tensors: Ranges
     recipe: Mapping[str, Any]
     model_sha256: str
     images: tuple[str, ...]

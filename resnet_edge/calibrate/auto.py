@@ -10,14 +10,14 @@ lowers the divergence by a tenth.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.ranges_table import Ranges, TensorRange
 from resnet_edge.calibrate.collect import Collected, Partial, collect
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.calibrate.ranges import METHODS, Method, estimate
@@ -31,12 +31,12 @@ from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.probe import PROBE_BATCH, channel_maxima, layer_errors
 from resnet_edge.quantize.score import GraphScore, HeldOut, Inputs
 
-__all__ = ["SAFE", "BakeOff", "Trial", "bake_off", "split", "tables_of"]
+__all__ = ["SAFE", "FoundRanges", "Trial", "bake_off", "ranges_of", "split"]
 
 # These keep the whole near twice one estimator's cost.
 _SCORED = 32  # held-out images of the final choice
 _FINALISTS = 2
-# So many from _ENOUGH calibration images on, and a share of them below, see `_share`.
+# So many from _ENOUGH calibration images on, and a share of them below.
 _ENOUGH = 96
 _FIRST_LOOK = 8  # images of the small calibration, for equalization
 _FIRST_ROUND = 8  # held-out images on which equalization and all estimators are compared
@@ -80,21 +80,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class BakeOff:
-    """What won.
+class FoundRanges:
+    """Ranges, and the model that they belong to.
 
     Attributes:
         model: The float model to quantize: as given, or equalized and bias-corrected.
         changed: Whether it differs from the given one.
-        table: The winning ranges; recipe, hashes and images are not filled in.
-        method: The winning estimator.
-        trials: Everything that was tried, in order.
+        ranges: Of its tensors.
+        method: The estimator that gave them.
+        trials: Everything that a bake-off tried, in order; empty without one.
         collected: The full calibration pass.
     """
 
     model: ModelProto
     changed: bool
-    table: RangesTable
+    ranges: Ranges
     method: str
     trials: tuple[Trial, ...]
     collected: Collected
@@ -111,6 +111,23 @@ def split(keys: Sequence[str], calibrate: int, choose: int) -> tuple[list[int], 
     return sorted(order[choose:][:calibrate]), sorted(order[:choose])
 
 
+def ranges_of(
+    histograms: Mapping[str, Histogram], percent: float, methods: Sequence[Method] = METHODS
+) -> dict[str, Ranges]:
+    """Return every estimator's ranges, each with all estimates beside its own."""
+    estimates = {
+        name: {str(m): estimate(h, m, percent=percent) for m in methods}
+        for name, h in histograms.items()
+    }
+    return {
+        method: {
+            name: TensorRange(estimates[name][method], h.minimum, h.maximum, estimates[name])
+            for name, h in histograms.items()
+        }
+        for method in methods
+    }
+
+
 def bake_off(
     model: ModelProto,
     source: ImageSource,
@@ -122,7 +139,7 @@ def bake_off(
     percent: float = 99.99,
     partial: Partial | None = None,
     progress: Progress = SILENT,
-) -> BakeOff:
+) -> FoundRanges:
     """Choose equalization, estimator and bias correction for a model.
 
     Args:
@@ -141,118 +158,118 @@ def bake_off(
         DataError: Too many images cannot be decoded.
     """
     held_out = HeldOut.of(model, source, spec, list(choose_on)[:_SCORED], labels)
-    few = held_out.first(_share(_FIRST_ROUND, calibrate_on))
-    trials: list[Trial] = []
-    base, equalized = _choose_equalization(
-        model, source, spec, calibrate_on, few, trials, percent, progress
-    )
+    contest = _BakeOff(source, spec, tuple(calibrate_on), held_out, percent, progress)
+    base, equalized, looks = contest.equalization(model)
     tensors = place(base.graph).tensors
     collected = collect(
         base, tensors, source, spec, indices=calibrate_on, partial=partial, progress=progress
     )
-    tables = tables_of(collected.histograms, percent)
-    best = _choose_method(base, equalized, tables, few, held_out, trials, progress)
-    table = tables[best.method]
-    some = list(calibrate_on)[: _share(_PROBED, calibrate_on)]
-    probed = Inputs.read(source, spec, some, batch_size=PROBE_BATCH)
-    errors = layer_errors(base, place(base.graph), table, probed)
-    corrected = correct_biases(base, errors)
-    with AdjustableGraph(corrected, table) as graph:
-        score = held_out.judge(graph.logits(held_out.inputs, table))
-    trials.append(Trial(equalized, best.method, True, score, len(held_out)))
-    keep_correction = score.kl < _BETTER * best.score.kl
-    winner = trials[-1] if keep_correction else best
-    return BakeOff(
+    candidates = ranges_of(collected.histograms, percent)
+    compared = contest.estimators(base, equalized, candidates)
+    best = min(compared[-_FINALISTS:], key=_rank)
+    ranges = candidates[best.method]
+    corrected, correction = contest.bias_correction(base, best, ranges)
+    keep_correction = correction.score.kl < _BETTER * best.score.kl
+    winner = correction if keep_correction else best
+    return FoundRanges(
         model=corrected if keep_correction else base,
         changed=equalized or keep_correction,
-        table=table,
+        ranges=ranges,
         method=winner.method,
-        trials=tuple(Trial(**{**vars(t), "chosen": t is winner}) for t in trials),
+        trials=tuple(replace(t, chosen=t is winner) for t in (*looks, *compared, correction)),
         collected=collected,
     )
 
 
-def _share(count: int, calibrate_on: Sequence[int]) -> int:
-    """Return how many images of ``count`` a calibration on these deserves."""
-    return max(1, count * min(len(calibrate_on), _ENOUGH) // _ENOUGH)
+@dataclass(frozen=True)
+class _BakeOff:
+    """What all trials of one bake-off share.
 
+    Attributes:
+        source: Where the images come from.
+        spec: Preprocessing.
+        calibrate_on: Images to collect ranges on.
+        held_out: Other images, with the float model's answers.
+        percent: Of the percentile estimator.
+        progress: Listener.
+    """
 
-def tables_of(
-    histograms: Mapping[str, Histogram], percent: float, methods: Sequence[Method] = METHODS
-) -> dict[str, RangesTable]:
-    """Return every estimator's table, each with all estimates beside its own."""
-    estimates = {
-        name: {str(m): estimate(h, m, percent=percent) for m in methods}
-        for name, h in histograms.items()
-    }
-    return {
-        method: RangesTable(
-            {
-                name: TensorRange(estimates[name][method], h.minimum, h.maximum, estimates[name])
-                for name, h in histograms.items()
-            },
-            {}, "", (), 0,
+    source: ImageSource
+    spec: ImageSpec
+    calibrate_on: tuple[int, ...]
+    held_out: HeldOut
+    percent: float
+    progress: Progress
+
+    def share(self, count: int) -> int:
+        """Return how many images of ``count`` this number of calibration images deserves."""
+        return max(1, count * min(len(self.calibrate_on), _ENOUGH) // _ENOUGH)
+
+    @property
+    def few(self) -> HeldOut:
+        """The held-out images of the first round."""
+        return self.held_out.first(self.share(_FIRST_ROUND))
+
+    def equalization(self, model: ModelProto) -> tuple[ModelProto, bool, list[Trial]]:
+        """Return the model, equalized where that helps, whether it is, and both trials."""
+        count = self.share(_FIRST_LOOK)
+        few = list(self.calibrate_on[:: max(1, len(self.calibrate_on) // count)][:count])
+        inputs = {i.name for i in model.graph.input}
+        maxima = channel_maxima(
+            model,
+            [t for t in place(model.graph).engine_points if t not in inputs],
+            Inputs.read(self.source, self.spec, few, batch_size=PROBE_BATCH),
         )
-        for method in methods
-    }  # fmt: skip
+        candidates = (model, equalize(model, maxima).model)
+        plain, equalized = (self._look(candidate, few) for candidate in candidates)
+        method, n = f"{SAFE} on {len(few)} images", len(self.few)
+        trials = [Trial(False, method, False, plain, n), Trial(True, method, False, equalized, n)]
+        helps = equalized.kl < _BETTER * plain.kl
+        return candidates[helps], helps, trials
+
+    def _look(self, model: ModelProto, images: Sequence[int]) -> GraphScore:
+        """Score a model with ranges from a few images."""
+        points = place(model.graph).engine_points
+        collected = collect(
+            model, points, self.source, self.spec, indices=images, progress=self.progress
+        )
+        ranges = ranges_of(collected.histograms, self.percent, [SAFE])[SAFE]
+        with AdjustableGraph(model, ranges) as graph:
+            return self.few.judge(graph.logits(self.few.inputs, ranges))
+
+    def estimators(
+        self, model: ModelProto, equalized: bool, candidates: Mapping[str, Ranges]
+    ) -> list[Trial]:
+        """Compare all estimators on a few images, then the best of them on all."""
+        with (
+            self.progress.task("compare estimators", len(candidates) + _FINALISTS) as task,
+            AdjustableGraph(model, candidates[SAFE]) as graph,
+        ):
+
+            def compare(methods: Sequence[str], images: HeldOut) -> list[Trial]:
+                compared = []
+                for method in methods:
+                    score = images.judge(graph.logits(images.inputs, candidates[method]))
+                    compared.append(Trial(equalized, method, False, score, len(images)))
+                    task.advance(status=f"{method} KL {score.kl:.2g}")
+                return compared
+
+            first = compare(list(candidates), self.few)
+            finalists = [trial.method for trial in sorted(first, key=_rank)[:_FINALISTS]]
+            return [*first, *compare(finalists, self.held_out)]
+
+    def bias_correction(
+        self, model: ModelProto, best: Trial, ranges: Ranges
+    ) -> tuple[ModelProto, Trial]:
+        """Return the model with corrected biases, and its trial."""
+        some = self.calibrate_on[: self.share(_PROBED)]
+        probed = Inputs.read(self.source, self.spec, some, batch_size=PROBE_BATCH)
+        corrected = correct_biases(model, layer_errors(model, place(model.graph), ranges, probed))
+        with AdjustableGraph(corrected, ranges) as graph:
+            score = self.held_out.judge(graph.logits(self.held_out.inputs, ranges))
+        return corrected, replace(best, bias_corrected=True, score=score)
 
 
-def _choose_equalization(
-    model: ModelProto,
-    source: ImageSource,
-    spec: ImageSpec,
-    calibrate_on: Sequence[int],
-    look: HeldOut,
-    trials: list[Trial],
-    percent: float,
-    progress: Progress,
-) -> tuple[ModelProto, bool]:
-    count = _share(_FIRST_LOOK, calibrate_on)
-    few = list(calibrate_on)[:: max(1, len(calibrate_on) // count)][:count]
-    placement = place(model.graph)
-    inputs = {i.name for i in model.graph.input}
-    maxima = channel_maxima(
-        model,
-        [t for t in placement.engine_points if t not in inputs],
-        Inputs.read(source, spec, few, batch_size=PROBE_BATCH),
-    )
-    candidates = (model, equalize(model, maxima).model)
-    scores = []
-    for position, candidate in enumerate(candidates):
-        points = place(candidate.graph).engine_points
-        collected = collect(candidate, points, source, spec, indices=few, progress=progress)
-        table = tables_of(collected.histograms, percent, [SAFE])[SAFE]
-        with AdjustableGraph(candidate, table) as graph:
-            scores.append(look.judge(graph.logits(look.inputs, table)))
-        method = f"{SAFE} on {len(few)} images"
-        trials.append(Trial(bool(position), method, False, scores[-1], len(look)))
-    helps = scores[1].kl < _BETTER * scores[0].kl
-    return (candidates[1], True) if helps else (model, False)
-
-
-def _choose_method(
-    model: ModelProto,
-    equalized: bool,
-    tables: Mapping[str, RangesTable],
-    few: HeldOut,
-    held_out: HeldOut,
-    trials: list[Trial],
-    progress: Progress,
-) -> Trial:
-    """Compare all estimators on a few images, and the best of them on all."""
-    with (
-        progress.task("compare estimators", total=len(tables) + _FINALISTS) as task,
-        AdjustableGraph(model, tables[SAFE]) as graph,
-    ):
-
-        def rank(methods: Sequence[str], images: HeldOut) -> list[Trial]:
-            compared = []
-            for method in methods:
-                score = images.judge(graph.logits(images.inputs, tables[method]))
-                compared.append(Trial(equalized, method, False, score, len(images)))
-                task.advance(status=f"{method} KL {score.kl:.2g}")
-            trials.extend(compared)
-            return sorted(compared, key=lambda t: (t.score.kl, t.method != SAFE))
-
-        first = rank(list(tables), few)
-        return rank([trial.method for trial in first[:_FINALISTS]], held_out)[0]
+def _rank(trial: Trial) -> tuple[float, bool]:
+    """Order trials, the best first; among equals the safe estimator."""
+    return trial.score.kl, trial.method != SAFE

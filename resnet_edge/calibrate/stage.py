@@ -15,7 +15,7 @@ from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import BASE, CACHE, MODEL, PARTIAL, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
-from resnet_edge.calibrate.auto import SAFE, BakeOff, bake_off, split, tables_of
+from resnet_edge.calibrate.auto import SAFE, FoundRanges, bake_off, ranges_of, split
 from resnet_edge.calibrate.collect import Partial, collect
 from resnet_edge.calibrate.fill import fill_ranges
 from resnet_edge.calibrate.sqnr import with_sqnr
@@ -99,7 +99,7 @@ def calibrate(
         bundle.record(BASE, record)
     used = set(found.collected.indices)
     table = RangesTable(
-        tensors=with_sqnr(found.table.tensors, found.collected.histograms),
+        tensors=with_sqnr(found.ranges, found.collected.histograms),
         recipe=described if found.trials else described | {"method": found.method},
         model_sha256=bundle.sha256(BASE if found.changed else MODEL),
         images=() if random else tuple(parts.keys[i] for i in parts.calibrate_on if i in used),
@@ -149,7 +149,7 @@ def _find_ranges(
     parts: _Parts,
     partial: Partial,
     progress: Progress,
-) -> BakeOff:
+) -> FoundRanges:
     spec = bundle.model.image_spec
     if parts.choose_on:
         images = cast("ImageSource", source)
@@ -174,8 +174,8 @@ def _find_ranges(
         model, tensors, source, spec,
         indices=parts.calibrate_on, partial=partial, progress=progress,
     )  # fmt: skip
-    table = tables_of(collected.histograms, recipe.percent)[method]
-    return BakeOff(model, False, table, method, (), collected)
+    ranges = ranges_of(collected.histograms, recipe.percent)[method]
+    return FoundRanges(model, False, ranges, method, (), collected)
 
 
 def _labels(bundle: Bundle, source: ImageSource) -> NDArray[np.int64] | None:

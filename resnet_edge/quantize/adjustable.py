@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from resnet_edge.backends.closing import Closing
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.ranges_table import Ranges
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph, engine_scales
 
@@ -25,21 +25,21 @@ class AdjustableGraph(Closing):
 
     Args:
         model: Float FP32 graph.
-        table: Ranges of all its engine points; they stand until `logits` is given others.
+        ranges: Those of all its engine points; they stand until `logits` is given others.
     """
 
-    def __init__(self, model: ModelProto, table: RangesTable) -> None:
+    def __init__(self, model: ModelProto, ranges: Ranges) -> None:
         self._placement = place(model.graph)
-        graph = engine_graph(model, self._placement, table, weights="rounded")
+        graph = engine_graph(model, self._placement, ranges, weights="rounded")
         graph.graph.input.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ())
-            for name in self._scales(table)
+            for name in self._scales(ranges)
         )
         self._session = OnnxRuntimeSession(graph, optimise="float")
 
-    def logits(self, inputs: Iterable[NDArray[Any]], table: RangesTable) -> NDArray[np.float32]:
+    def logits(self, inputs: Iterable[NDArray[Any]], ranges: Ranges) -> NDArray[np.float32]:
         """Run batches of images with the ranges of ``table`` and return all logits."""
-        scales = self._scales(table)
+        scales = self._scales(ranges)
         found = [self._session.run_rows(batch, constants=scales) for batch in inputs]
         rows = [next(iter(outputs.values())) for outputs in found]
         return np.concatenate(rows)
@@ -48,5 +48,5 @@ class AdjustableGraph(Closing):
         """Drop the session."""
         self._session.close()
 
-    def _scales(self, table: RangesTable) -> dict[str, NDArray[np.float32]]:
-        return engine_scales(self._placement, table, np.float32)
+    def _scales(self, ranges: Ranges) -> dict[str, NDArray[np.float32]]:
+        return engine_scales(self._placement, ranges, np.float32)

@@ -115,11 +115,13 @@ def meet_budget(
     held_out = HeldOut.of(model, source, bundle.model.image_spec, choose_on[:_RANK_IMAGES])
     spec = bundle.model.image_spec
     proxy = Inputs.read(source, spec, choose_on[:_PROXY_IMAGES], batch_size=PROBE_BATCH)
-    ranking = rank_layers(model, table, proxy, held_out, confirm=_CONFIRMED, progress=progress)
+    ranking = rank_layers(
+        model, table.tensors, proxy, held_out, confirm=_CONFIRMED, progress=progress
+    )
     choose = _labelled(bundle, model, source, labels, choose_on)  # under the search's progress
-    found = search(model, table, ranking, choose, budget, progress=progress)
+    found = search(model, table.tensors, ranking, choose, budget, progress=progress)
     prove = _labelled(bundle, model, source, labels, prove_on, progress)
-    proof = compare(model, table, prove, budget, keep_float=found.keep_float)
+    proof = compare(model, table.tensors, prove, budget, keep_float=found.keep_float)
     result = BudgetResult(budget, ranking, found, proof)
     store_plan(bundle, result.to_json() | {"chosen_on": [source.key(i) for i in choose_on]})
     return result
@@ -140,7 +142,7 @@ def sensitivity(
     spec = bundle.model.image_spec
     held_out = HeldOut.of(model, source, spec, unused[:_RANK_IMAGES])
     proxy = Inputs.read(source, spec, unused[:_PROXY_IMAGES], batch_size=PROBE_BATCH)
-    ranking = rank_layers(model, table, proxy, held_out, progress=progress)
+    ranking = rank_layers(model, table.tensors, proxy, held_out, progress=progress)
     write_json(bundle.file(SENSITIVITY), {"layers": [layer.to_json() for layer in ranking]})
     bundle.record(SENSITIVITY, Record(stage="sensitivity", inputs={"ranges": bundle.sha256(TABLE)}))
     return ranking

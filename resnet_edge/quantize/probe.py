@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.ranges_table import Ranges
 from resnet_edge.graph.nodes import GraphIndex, insert_sorted
 from resnet_edge.images.batches import portions
 from resnet_edge.quantize.placement import Placement, origin_of
@@ -71,7 +71,7 @@ def channel_maxima(
 def layer_errors(
     model: ModelProto,
     placement: Placement,
-    table: RangesTable,
+    ranges: Ranges,
     inputs: Iterable[NDArray[Any]],
 ) -> dict[str, LayerError]:
     """Measure every weighted layer's own quantization error in one pass of the float graph.
@@ -85,7 +85,7 @@ def layer_errors(
     layers = [n for n in model.graph.node if n.output[0] in placement.weighted]
     nodes, outputs, extra = [], [], []
     for layer in layers:
-        made, weights = _quantized_copy(model, layer, table)
+        made, weights = _quantized_copy(model, layer, ranges)
         nodes += made
         extra += weights
         outputs += [f"{layer.name}/probe/{part}" for part in ("bias", "signal", "noise")]
@@ -106,13 +106,13 @@ def layer_errors(
 
 
 def _quantized_copy(
-    model: ModelProto, layer: NodeProto, table: RangesTable
+    model: ModelProto, layer: NodeProto, ranges: Ranges
 ) -> tuple[list[NodeProto], list[Any]]:
     index, prefix = GraphIndex(model.graph), f"{layer.name}/probe"
     weight = index.constant(layer.input[1])
     assert weight is not None  # placement only lists constant weights
     weight_scale = weight_scales(weight)
-    scale = np.float32(table.tensors[origin_of(layer.input[0], index)].amax / _QMAX)
+    scale = np.float32(ranges[origin_of(layer.input[0], index)].amax / _QMAX)
     arrays = {  # the weights stay int8 until they are used: a quarter of the memory
         "weight": quantize_weight(weight, weight_scale),
         "weight_scale": weight_scale,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.ranges_table import Ranges, TensorRange
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.operators import commutes
 from resnet_edge.quantize.fp16 import HALF
@@ -31,21 +31,21 @@ _ZERO = 128  # zero-point of a signed tensor stored as uint8
 
 
 def engine_graph(
-    model: ModelProto, placement: Placement, table: RangesTable, *, weights: Weights
+    model: ModelProto, placement: Placement, ranges: Ranges, *, weights: Weights
 ) -> ModelProto:
     """Return the TensorRT graph: symmetric int8 Q/DQ with zero-points of 0, biases float.
 
     Args:
         model: Float graph, FP32 or FP16; the scales take its type (opset 19 for FP16 scales).
         placement: Where the pairs go.
-        table: Ranges of the placement's engine points.
+        ranges: Those of the placement's engine points.
         weights: ``float`` keeps float weights with Q and DQ (every TensorRT); ``int8`` stores
             integers with a DQ only (RTX and strongly typed TensorRT); ``rounded`` stores what
             either dequantizes to, without nodes: not for TensorRT, but to be run here, where the
             conversions would be repeated in every call.
     """
     writer = Writer(model)
-    scales = engine_scales(placement, table, writer.dtype)
+    scales = engine_scales(placement, ranges, writer.dtype)
     for tensor in placement.engine_points:
         pair = Pair(scales[scale_name(tensor)], np.zeros((), np.int8))
         dequantized = writer.pair(tensor, pair)
@@ -67,16 +67,16 @@ def engine_graph(
     return writer.finish()
 
 
-def engine_scales(placement: Placement, table: RangesTable, dtype: Any) -> dict[str, NDArray[Any]]:
+def engine_scales(placement: Placement, ranges: Ranges, dtype: Any) -> dict[str, NDArray[Any]]:
     """Return the TensorRT graph's activation scales, ``amax / 127``, by initializer name."""
     return {
-        scale_name(tensor): _activation_scale(_range(table, tensor).amax, QMAX, dtype)
+        scale_name(tensor): _activation_scale(_range(ranges, tensor).amax, QMAX, dtype)
         for tensor in placement.engine_points
     }
 
 
 def twin_graph(
-    model: ModelProto, placement: Placement, table: RangesTable, *, reduce_range: bool = False
+    model: ModelProto, placement: Placement, ranges: Ranges, *, reduce_range: bool = False
 ) -> ModelProto:
     """Return the CPU twin: uint8 activations, int8 weights, int32 biases, Q/DQ everywhere.
 
@@ -86,7 +86,7 @@ def twin_graph(
     16 bits that an x86 without VNNI adds them in.
     """
     writer = Writer(model)
-    pairs: dict[str, Pair] = {t: _twin_pair(table, t) for t in placement.twin_points}
+    pairs: dict[str, Pair] = {t: _twin_pair(ranges, t) for t in placement.twin_points}
     for node in model.graph.node:  # commuting operators hand their input's range on
         source, output = node.input[0], node.output[0]
         if commutes(node) and source in pairs and output not in writer.index.outputs:
@@ -104,8 +104,8 @@ def twin_graph(
 _QUANTIZABLE = ("Conv", "Gemm", "GlobalAveragePool", "Add")
 
 
-def _range(table: RangesTable, tensor: str) -> TensorRange:
-    found = table.tensors.get(tensor) or table.tensors.get(tensor.removesuffix(HALF))
+def _range(ranges: Ranges, tensor: str) -> TensorRange:
+    found = ranges.get(tensor) or ranges.get(tensor.removesuffix(HALF))
     if found is None:
         raise GraphError(
             f"the ranges table has no range for {tensor}",
@@ -115,8 +115,8 @@ def _range(table: RangesTable, tensor: str) -> TensorRange:
     return found
 
 
-def _twin_pair(table: RangesTable, tensor: str) -> Pair:
-    found = _range(table, tensor)
+def _twin_pair(ranges: Ranges, tensor: str) -> Pair:
+    found = _range(ranges, tensor)
     if found.min >= 0:
         return Pair(_activation_scale(found.amax, _UMAX, np.float32), np.array(0, np.uint8))
     return Pair(_activation_scale(found.amax, QMAX, np.float32), np.array(_ZERO, np.uint8))

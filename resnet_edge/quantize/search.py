@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.ranges_table import Ranges
 from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
@@ -120,7 +120,7 @@ class Found:
 
 def search(
     model: ModelProto,
-    table: RangesTable,
+    ranges: Ranges,
     ranking: Sequence[LayerSensitivity],
     images: Labelled,
     budget: Budget,
@@ -137,7 +137,7 @@ def search(
     def met(kept: int) -> bool:
         if kept not in steps:
             names = [layer.name for layer in ranking[:kept]]
-            comparison = compare(model, table, images, budget, keep_float=names)
+            comparison = compare(model, ranges, images, budget, keep_float=names)
             steps[kept] = Step(kept, comparison)
             task.advance(
                 status=f"{kept} layers in FP16: drop {comparison.drop_points:+.2f}, "
@@ -163,7 +163,7 @@ def search(
 
 def compare(
     model: ModelProto,
-    table: RangesTable,
+    ranges: Ranges,
     images: Labelled,
     budget: Budget,
     *,
@@ -172,7 +172,7 @@ def compare(
     """Run the Q/DQ graph with some layers left in float and judge it against the budget."""
     placement = place(model.graph, keep_float=keep_float)
     if placement.weighted:
-        graph = engine_graph(model, placement, table, weights="rounded")
+        graph = engine_graph(model, placement, ranges, weights="rounded")
         logits = run_graph(graph, images.inputs, optimise="float")
     else:
         logits = images.logits  # nothing is quantized

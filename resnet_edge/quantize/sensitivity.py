@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.ranges_table import Ranges
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.onnx_model import infer_shapes
 from resnet_edge.graph.operators import WEIGHTED
@@ -48,7 +48,7 @@ class LayerSensitivity:
 
 def rank_layers(
     model: ModelProto,
-    table: RangesTable,
+    ranges: Ranges,
     inputs: Inputs,
     held_out: HeldOut,
     *,
@@ -59,7 +59,7 @@ def rank_layers(
 
     Args:
         model: Float graph.
-        table: Its ranges.
+        ranges: Of its tensors.
         inputs: Images for the proxy.
         held_out: Images for the measured confirmation.
         confirm: How many of the proxy's worst layers are measured; default all. The measured ones
@@ -67,7 +67,7 @@ def rank_layers(
         progress: Listener.
     """
     placement = place(model.graph)
-    errors = layer_errors(model, placement, table, inputs)
+    errors = layer_errors(model, placement, ranges, inputs)
     macs = layer_macs(model)
     total = sum(macs[name] for name in errors)
     by_proxy = sorted(errors, key=lambda name: errors[name].sqnr_db)
@@ -75,7 +75,7 @@ def rank_layers(
     with progress.task("sensitivity", total=len(by_proxy[:confirm])) as task:
         for name in by_proxy[:confirm]:
             alone = place(model.graph, keep_float=[n for n in errors if n != name])
-            graph = engine_graph(model, alone, table, weights="rounded")
+            graph = engine_graph(model, alone, ranges, weights="rounded")
             measured[name] = held_out.score(graph).kl
             task.advance(status=f"{name} KL {measured[name]:.2g}")
     order = sorted(measured, key=lambda name: -measured[name])

@@ -191,11 +191,11 @@ def _quantized(
     model, table = base_model(bundle), load_table(bundle)
     if graph == "int8-cpu":
         placement = place(model.graph, keep_float=keep_float)
-        twin = twin_graph(model, placement, table, reduce_range=reduce_range)
+        twin = twin_graph(model, placement, table.tensors, reduce_range=reduce_range)
         block_the_stem(twin)
         return twin
     if graph == "int8-fp16":
         model = to_fp16(model)
     placement = place(model.graph, keep_float=keep_float)
     weights: Weights = "int8" if graph == "int8-fp16" else "float"
-    return engine_graph(model, placement, table, weights=weights)
+    return engine_graph(model, placement, table.tensors, weights=weights)

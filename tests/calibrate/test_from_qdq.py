@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.ranges_table import Ranges, TensorRange
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
 from resnet_edge.errors import CalibrationError
 from resnet_edge.quantize.placement import place
@@ -70,9 +70,8 @@ def test_weights_that_have_a_q_of_their_own_are_left_out(tmp_path: Path) -> None
     assert "w" not in ranges_from_qdq(sound())
 
 
-def table(placement: Placement, amax: float, low: float) -> RangesTable:
-    ranges = {t: TensorRange(amax, low, amax, {}) for t in placement.tensors}
-    return RangesTable(ranges, {}, "", (), 0)
+def table(placement: Placement, amax: float, low: float) -> Ranges:
+    return {t: TensorRange(amax, low, amax, {}) for t in placement.tensors}
 
 
 @pytest.mark.parametrize("low", [0.0, -3.0])

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.ranges_table import Ranges, TensorRange
 from resnet_edge.errors import BuildError, GraphError
 from resnet_edge.lint.check import FLAVOURS, RULES, Finding, Flavour, lint, select
 from resnet_edge.lint.fix import fix
@@ -159,9 +159,8 @@ def test_scales_are_found_behind_constant_and_identity_nodes() -> None:
         assert rules(lint(network)) == {"scale-value"}
 
 
-def table(names: tuple[str, ...]) -> RangesTable:
-    ranges = {name: TensorRange(4.0, -4.0, 4.0, {}) for name in names}
-    return RangesTable(ranges, {}, "", (), 0)
+def table(names: tuple[str, ...]) -> Ranges:
+    return {name: TensorRange(4.0, -4.0, 4.0, {}) for name in names}
 
 
 @pytest.mark.parametrize("weights", ["float", "int8"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.bundle.names import MODEL, TABLE
-from resnet_edge.bundle.ranges_table import RangesTable
+from resnet_edge.bundle.ranges_table import Ranges, RangesTable
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.quantize.adjustable import AdjustableGraph
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 require("onnxruntime")
 
 
-def narrowed(table: RangesTable, factor: float) -> RangesTable:
-    tensors = {k: replace(v, amax=v.amax * factor) for k, v in table.tensors.items()}
-    return replace(table, tensors=tensors)
+def narrowed(ranges: Ranges, factor: float) -> Ranges:
+    return {k: replace(v, amax=v.amax * factor) for k, v in ranges.items()}
 
 
 @pytest.mark.parametrize("network", ["resnet20", "bottleneck"])
@@ -36,7 +35,8 @@ def test_ranges_fed_at_run_time_give_the_bits_of_a_graph_written_with_them(
     network: str, calibrated: Callable[[str], Bundle]
 ) -> None:
     bundle = calibrated(network)
-    table, model = RangesTable.load(bundle.artifact(TABLE)), load_graph(bundle.artifact(MODEL))
+    table = RangesTable.load(bundle.artifact(TABLE)).tensors
+    model = load_graph(bundle.artifact(MODEL))
     inputs = [bundle.model.image_spec.to_input(Golden.load(bundle).pixels[:4])] * 2
     answers = {}
     with AdjustableGraph(model, table) as graph:

@@ -13,7 +13,7 @@ from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL, TABLE
-from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
+from resnet_edge.bundle.ranges_table import Ranges, RangesTable, TensorRange
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute
@@ -41,7 +41,7 @@ PASSES_ON = ("MaxPool", "Slice", "Pad", "Reshape")
 KINDS = ("int8", "int8 weights", "fp16")
 
 
-def convert(model: ModelProto, table: RangesTable, kind: str) -> ModelProto:
+def convert(model: ModelProto, table: Ranges, kind: str) -> ModelProto:
     if kind == "twin":
         return twin_graph(model, place(model.graph), table)
     model = to_fp16(model) if kind == "fp16" else model
@@ -50,7 +50,7 @@ def convert(model: ModelProto, table: RangesTable, kind: str) -> ModelProto:
 
 
 def make(bundle: Bundle, kind: str) -> ModelProto:
-    table = RangesTable.load(bundle.artifact(TABLE))
+    table = RangesTable.load(bundle.artifact(TABLE)).tensors
     return convert(load_graph(bundle.artifact(MODEL)), table, kind)
 
 
@@ -80,9 +80,8 @@ def conv(weight: Array, bias: Array | None = None) -> ModelProto:
     return onnx_model(text, **constants)
 
 
-def ranges(**amax: float) -> RangesTable:
-    tensors = {name: TensorRange(value, -value, value, {}) for name, value in amax.items()}
-    return RangesTable(tensors, {}, "", (), 0)
+def ranges(**amax: float) -> Ranges:
+    return {name: TensorRange(value, -value, value, {}) for name, value in amax.items()}
 
 
 def run(model: ModelProto, x: Array) -> Array:
@@ -97,7 +96,7 @@ def fake_quantize(x: Array, amax: float) -> Array:
 
 
 def test_rounded_weights_compute_bit_for_bit_what_the_quantized_ones_do(bundle: Bundle) -> None:
-    table = RangesTable.load(bundle.artifact(TABLE))
+    table = RangesTable.load(bundle.artifact(TABLE)).tensors
     model = load_graph(bundle.artifact(MODEL))
     pixels = Golden.load(bundle).pixels[:4]
     feed = bundle.model.image_spec.to_input(pixels)
@@ -108,7 +107,10 @@ def test_rounded_weights_compute_bit_for_bit_what_the_quantized_ones_do(bundle: 
 
 
 def test_reduced_weights_leave_room_for_the_sum_of_two_products(bundle: Bundle) -> None:
-    table, model = RangesTable.load(bundle.artifact(TABLE)), load_graph(bundle.artifact(MODEL))
+    table, model = (
+        RangesTable.load(bundle.artifact(TABLE)).tensors,
+        load_graph(bundle.artifact(MODEL)),
+    )
     placement = place(model.graph)
     floats = GraphIndex(model.graph)
     for reduce, qmax in ((False, 127), (True, 64)):

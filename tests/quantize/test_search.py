@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle.ranges_table import RangesTable
+    from resnet_edge.bundle.ranges_table import Ranges
 
 SPOILT = "layer2.1.conv2"
 
@@ -38,15 +38,12 @@ def model(bundle: Bundle) -> ModelProto:
 
 
 @pytest.fixture(scope="module")
-def table(bundle: Bundle, model: ModelProto) -> RangesTable:
+def table(bundle: Bundle, model: ModelProto) -> Ranges:
     """The calibrated ranges, but one layer's input is clipped to a thirtieth."""
-    found = load_table(bundle)
+    found = load_table(bundle).tensors
     conv = next(n for n in model.graph.node if n.name == SPOILT)
-    spoilt = found.tensors[conv.input[0]]
-    return replace(
-        found,
-        tensors={**found.tensors, conv.input[0]: replace(spoilt, amax=spoilt.amax / 30)},
-    )
+    spoilt = found[conv.input[0]]
+    return {**found, conv.input[0]: replace(spoilt, amax=spoilt.amax / 30)}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +63,7 @@ def held_out(images: Labelled) -> HeldOut:
 
 
 def test_the_spoilt_layer_is_ranked_first(
-    model: ModelProto, table: RangesTable, held_out: HeldOut
+    model: ModelProto, table: Ranges, held_out: HeldOut
 ) -> None:
     ranking = rank_layers(model, table, held_out.inputs, held_out, confirm=4)
     assert ranking[0].name == SPOILT
@@ -76,7 +73,7 @@ def test_the_spoilt_layer_is_ranked_first(
 
 
 def test_the_search_keeps_just_the_spoilt_layer(
-    model: ModelProto, table: RangesTable, images: Labelled, held_out: HeldOut
+    model: ModelProto, table: Ranges, images: Labelled, held_out: HeldOut
 ) -> None:
     ranking = rank_layers(model, table, held_out.inputs, held_out, confirm=3)
     budget = Budget(max_drop=2.5, metric="top1")
@@ -89,7 +86,7 @@ def test_the_search_keeps_just_the_spoilt_layer(
 
 
 def test_a_budget_the_images_cannot_settle_keeps_no_layer(
-    model: ModelProto, table: RangesTable, images: Labelled, held_out: HeldOut
+    model: ModelProto, table: Ranges, images: Labelled, held_out: HeldOut
 ) -> None:
     ranking = rank_layers(model, table, held_out.inputs, held_out, confirm=1)
     found = search(model, table, ranking, images, Budget(0.01, "agreement"))
@@ -108,7 +105,7 @@ def test_multiply_adds_of_the_graph_are_those_of_the_network(
 
 
 def test_bias_correction_removes_the_mean_error_of_every_layer(
-    model: ModelProto, table: RangesTable, bundle: Bundle, held_out: HeldOut
+    model: ModelProto, table: Ranges, bundle: Bundle, held_out: HeldOut
 ) -> None:
     from resnet_edge.quantize.placement import place
 

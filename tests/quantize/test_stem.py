@@ -46,7 +46,7 @@ def twin(conv: str, weight: Array, height: int, width: int) -> ModelProto:
     ranges = {
         name: TensorRange(3.0, low, 3.0, {}) for name, low in (("x", -3.0), ("c", -3.0), ("r", 0.0))
     }
-    return twin_graph(model, place(model.graph), RangesTable(ranges, {}, "", (), 0))
+    return twin_graph(model, place(model.graph), ranges)
 
 
 def run(model: ModelProto, x: Array) -> Array:
@@ -125,7 +125,7 @@ def test_the_stage_makes_such_a_twin_with_the_same_logits(
     made = load_graph(quantize(bundle, "int8-cpu").path)
     assert operators(made).count("SpaceToDepth") == 1
     model, table = load_graph(bundle.artifact(MODEL)), RangesTable.load(bundle.artifact(TABLE))
-    plain = twin_graph(model, place(model.graph), table)
+    plain = twin_graph(model, place(model.graph), table.tensors)
     feed = bundle.model.image_spec.to_input(Golden.load(bundle).pixels[:4])
     answers = []
     for graph in (made, plain):
