@@ -18,7 +18,15 @@ from resnet_edge.errors import BundleError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_path", "read_json", "sha256_file", "sha256_json", "write_bytes", "write_json"]
+__all__ = [
+    "atomic_path",
+    "cache_folder",
+    "read_json",
+    "sha256_file",
+    "sha256_json",
+    "write_bytes",
+    "write_json",
+]
 
 _SAME_TIME_STAMP_NS = 2_000_000_000  # the coarsest time stamps of file systems, FAT's
 
@@ -88,6 +96,11 @@ def _write_error(destination: Path, error: OSError) -> BundleError:
     return BundleError(
         f"cannot write {destination}: {error.strerror or str(error) or 'write failed'}", hint=hint
     )
+
+
+def cache_folder() -> Path:
+    """Return this user's folder for what may be lost: ``$XDG_CACHE_HOME``, else ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-edge"
 
 
 def write_bytes(destination: Path, data: bytes) -> None:

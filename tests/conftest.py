@@ -62,9 +62,10 @@ def require(name: str, *, available: bool | None = None, reason: str | None = No
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what the tests build out of the user's record of trusted engines."""
+    """Keep what the tests build out of the user's record of trusted engines and caches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -16,7 +16,7 @@ from resnet_edge.build.request import Request, check_request
 from resnet_edge.catalog.targets import Target, list_targets
 from resnet_edge.errors import ConfigError
 from tests.conftest import REPOSITORY, require
-from tests.device.test_driver import DRIVER, compile_library
+from tests.device.test_nvidia import DRIVER, compile_library
 
 if TYPE_CHECKING:
     from pathlib import Path

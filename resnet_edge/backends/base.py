@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_edge.backends.closing import Closing
 from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
-from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.names import GraphKind
 from resnet_edge.bundle.sidecar import Sidecar
 from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import ConfigError
@@ -168,7 +168,7 @@ class Backend(ABC):
             raise ConfigError(f"{self.name} cannot honour {flag}", hint="leave it out")
 
     @abstractmethod
-    def graph(self, config: BuildConfig) -> Graph:
+    def graph(self, config: BuildConfig) -> GraphKind:
         """Return which of a bundle's graphs this backend builds from.
 
         Raises:

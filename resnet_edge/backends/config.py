@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.names import GraphKind
 from resnet_edge.errors import ConfigError
 
 __all__ = ["BuildConfig", "Calibration", "Calibrator", "EngineArtifact", "Precision"]
@@ -81,7 +81,7 @@ class BuildConfig:
         if self.builds < 1:
             raise ConfigError(f"--builds {self.builds}: must be at least 1")
 
-    def graph(self, *, strongly_typed: bool) -> Graph:
+    def graph(self, *, strongly_typed: bool) -> GraphKind:
         """Return the graph that TensorRT builds this from.
 
         Args:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from resnet_edge.backends.base import Availability, Backend, Session
 from resnet_edge.backends.config import BuildConfig, Calibration, EngineArtifact
-from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.names import GraphKind
 from resnet_edge.bundle.sidecar import Sidecar
 from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import BackendUnavailableError, ConfigError, GraphError
@@ -65,7 +65,7 @@ class OnnxRuntimeBackend(Backend):
                 hint="add --int8",
             )
 
-    def graph(self, config: BuildConfig) -> Graph:
+    def graph(self, config: BuildConfig) -> GraphKind:
         """Return the fully quantized CPU twin for INT8, else the float model."""
         return "int8-cpu" if config.precision == "int8" else "fp32"
 

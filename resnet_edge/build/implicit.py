@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from resnet_edge.backends.config import BuildConfig, Calibration
 from resnet_edge.backends.tensorrt.calibration_cache import encode_cache
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.calibrate.fill import fill_ranges
+from resnet_edge.calibrate.derived_ranges import derive_ranges
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.files import sha256_json
 from resnet_edge.images.batches import Feeds
 from resnet_edge.images.source import ImageSource, NetworkInputs
-from resnet_edge.quantize.stage import base_model, load_table, stored_plan
+from resnet_edge.quantize.stage import base_model, float_layers, load_table
 
 __all__ = ["calibration_sha256", "implicit_calibration"]
 
@@ -34,10 +34,10 @@ def implicit_calibration(
         CalibrationError: The bundle has no calibration.
         ConfigError: Images are missing, or TensorRT's calibrator cannot be fed with them.
     """
-    keep_float = stored_plan(bundle)
+    keep_float = float_layers(bundle)
     if config.implicit == "ranges":
         table = load_table(bundle)
-        cache = encode_cache(fill_ranges(base_model(bundle).graph, table.amax))
+        cache = encode_cache(derive_ranges(base_model(bundle).graph, table.amax))
         return Calibration(cache=cache, keep_float=keep_float)
     if images is None:
         raise ConfigError(

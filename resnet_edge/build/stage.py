@@ -25,7 +25,7 @@ from resnet_edge.files import write_bytes
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
 from resnet_edge.images.source import ImageSource, NetworkInputs
 from resnet_edge.progress import SILENT, Progress
-from resnet_edge.quantize.stage import base_name, quantize, stored_plan
+from resnet_edge.quantize.stage import base_name, float_layers, quantize
 
 __all__ = ["BuildConfig", "BuildResult", "build", "check_build", "engine_name", "layers_path"]
 
@@ -210,4 +210,4 @@ def _kept_in_float(bundle: Bundle, backend: Backend, config: BuildConfig) -> lis
         return None
     model = load_graph(bundle.artifact(MODEL))
     dense = [node.name for node in model.graph.node if node.op_type == "Gemm"]
-    return [*stored_plan(bundle), *dense]
+    return [*float_layers(bundle), *dense]

@@ -25,7 +25,7 @@ from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.quantize.stage import base_name, stored_plan
+from resnet_edge.quantize.stage import base_name, float_layers
 
 __all__ = ["Equivalent", "equivalent_command"]
 
@@ -87,7 +87,7 @@ def equivalent_command(
             f"{cache_header(version)}",
         )
         request = with_calibration(
-            request, str(bundle.file(CACHE)), stored_plan(bundle), flags, version
+            request, str(bundle.file(CACHE)), float_layers(bundle), flags, version
         )
     return Equivalent(
         version,

@@ -8,25 +8,25 @@ __all__ = [
     "BASE",
     "CACHE",
     "EVALUATION",
+    "FLOAT_LAYERS",
     "GOLDEN",
     "GRAPHS",
     "LOCK",
     "MANIFEST",
     "MODEL",
     "PARTIAL",
-    "PLAN",
     "SENSITIVITY",
     "TABLE",
-    "Graph",
+    "GraphKind",
 ]
 
 MODEL, GOLDEN, EVALUATION = "model.onnx", "reference.npz", "evaluation.npz"
 TABLE, CACHE = "calibration.json", "calibration.cache"
 BASE = "model.base.onnx"  # the float model as the bake-off changed it
 PARTIAL = "calibration.partial.npz"  # of a pass that was interrupted
-PLAN = "quantization.json"
-Graph = Literal["fp32", "fp16", "int8", "int8-fp16", "int8-cpu"]
-GRAPHS: tuple[Graph, ...] = get_args(Graph)
+FLOAT_LAYERS = "quantization.json"
+GraphKind = Literal["fp32", "fp16", "int8", "int8-fp16", "int8-cpu"]
+GRAPHS: tuple[GraphKind, ...] = get_args(GraphKind)
 SENSITIVITY = "reports/sensitivity.json"
 MANIFEST = "bundle.json"
 LOCK = ".bundle.lock"  # held while the manifest is read, merged and written

@@ -20,7 +20,7 @@ from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import CACHE, MODEL, TABLE
 from resnet_edge.bundle.provenance import model_record
 from resnet_edge.bundle.ranges_table import RangesTable, TensorRange
-from resnet_edge.calibrate.fill import fill_ranges
+from resnet_edge.calibrate.derived_ranges import derive_ranges
 from resnet_edge.calibrate.from_qdq import ranges_from_qdq
 from resnet_edge.calibrate.stage import CalibrationResult
 from resnet_edge.errors import CalibrationError
@@ -29,7 +29,7 @@ from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.operators import WEIGHTED, commutes
 from resnet_edge.quantize.placement import origin_of, place, reader_behind
-from resnet_edge.quantize.stage import store_plan
+from resnet_edge.quantize.stage import store_float_layers
 
 __all__ = ["adopt"]
 
@@ -94,11 +94,11 @@ def adopt(bundle: Bundle, file: Path, kind: Literal["cache", "qdq"]) -> Calibrat
         skipped=0,
     )
     table.save(bundle.file(TABLE))
-    write_cache(fill_ranges(graph, table.amax), bundle.file(CACHE))
+    write_cache(derive_ranges(graph, table.amax), bundle.file(CACHE))
     bundle.record(CACHE, record)
     bundle.record(TABLE, record)
     if keep_float:
-        store_plan(bundle, {"keep_float": keep_float, "from": file.name})
+        store_float_layers(bundle, {"keep_float": keep_float, "from": file.name})
     return CalibrationResult(table, cached=False)
 
 

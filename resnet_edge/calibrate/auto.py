@@ -24,12 +24,12 @@ from resnet_edge.calibrate.ranges import METHODS, Method, estimate
 from resnet_edge.images.source import ImageSource
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.progress import SILENT, Progress
-from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.equalize import equalize
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.probe import PROBE_BATCH, channel_maxima, layer_errors
 from resnet_edge.quantize.score import GraphScore, HeldOut, Inputs
+from resnet_edge.quantize.variable_scales import VariableScaleGraph
 
 __all__ = ["SAFE", "FoundRanges", "Trial", "bake_off", "ranges_of", "split"]
 
@@ -234,7 +234,7 @@ class _BakeOff:
             model, points, self.source, self.spec, indices=images, progress=self.progress
         )
         ranges = ranges_of(collected.histograms, self.percent, [SAFE])[SAFE]
-        with AdjustableGraph(model, ranges) as graph:
+        with VariableScaleGraph(model, ranges) as graph:
             return self.few.judge(graph.logits(self.few.inputs, ranges))
 
     def estimators(
@@ -243,7 +243,7 @@ class _BakeOff:
         """Compare all estimators on a few images, then the best of them on all."""
         with (
             self.progress.task("compare estimators", len(candidates) + _FINALISTS) as task,
-            AdjustableGraph(model, candidates[SAFE]) as graph,
+            VariableScaleGraph(model, candidates[SAFE]) as graph,
         ):
 
             def compare(methods: Sequence[str], images: HeldOut) -> list[Trial]:
@@ -265,7 +265,7 @@ class _BakeOff:
         some = self.calibrate_on[: self.share(_PROBED)]
         probed = Inputs.read(self.source, self.spec, some, batch_size=PROBE_BATCH)
         corrected = correct_biases(model, layer_errors(model, place(model.graph), ranges, probed))
-        with AdjustableGraph(corrected, ranges) as graph:
+        with VariableScaleGraph(corrected, ranges) as graph:
             score = self.held_out.judge(graph.logits(self.held_out.inputs, ranges))
         return corrected, replace(best, bias_corrected=True, score=score)
 

@@ -17,7 +17,7 @@ from resnet_edge.bundle.names import BASE, CACHE, MODEL, PARTIAL, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import SAFE, FoundRanges, bake_off, ranges_of, split
 from resnet_edge.calibrate.collect import Partial, collect
-from resnet_edge.calibrate.fill import fill_ranges
+from resnet_edge.calibrate.derived_ranges import derive_ranges
 from resnet_edge.calibrate.sqnr import with_sqnr
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.errors import DataError
@@ -108,7 +108,7 @@ def calibrate(
         trials=tuple(trial.to_json() for trial in found.trials),
     )
     table.save(bundle.file(TABLE))
-    write_cache(fill_ranges(found.model.graph, table.amax), bundle.file(CACHE))
+    write_cache(derive_ranges(found.model.graph, table.amax), bundle.file(CACHE))
     bundle.record(CACHE, record)
     bundle.record(TABLE, record)
     partial.path.unlink(missing_ok=True)

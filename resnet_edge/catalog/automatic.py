@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from resnet_edge.catalog.targets import Software, Target, list_targets, load_target
-from resnet_edge.device.driver import Driver, Gpu, query_driver
 from resnet_edge.device.jetson import Jetson, detect_jetson
 from resnet_edge.device.memory import read_memory
+from resnet_edge.device.nvidia import Gpu, NvidiaDriver, query_driver
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 
@@ -23,7 +23,7 @@ _FIRST_WITH_BINDINGS = 6  # JetPack; older ones have TensorRT bindings for Pytho
 
 
 def automatic_target(
-    jetson: Jetson | None, driver: Driver, memory: int, targets: Sequence[Target]
+    jetson: Jetson | None, driver: NvidiaDriver, memory: int, targets: Sequence[Target]
 ) -> Target:
     """Choose the target of a machine and put in what is known better from the machine itself.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resnet_edge.bundle.bundle import Bundle
+    from resnet_edge.bundle.names import GraphKind
     from resnet_edge.quantize.budget import BudgetResult
     from resnet_edge.quantize.sensitivity import LayerSensitivity
 
@@ -67,7 +68,7 @@ def quantize(
     from resnet_edge.images.opening import open_calibration, open_images
     from resnet_edge.quantize.budget import meet_budget
     from resnet_edge.quantize.search import Budget
-    from resnet_edge.quantize.stage import load_table, store_plan
+    from resnet_edge.quantize.stage import load_table, store_float_layers
 
     if graph not in GRAPHS:
         raise ConfigError(f"unknown graph {graph!r}", hint=f"use one of {', '.join(GRAPHS)}")
@@ -103,10 +104,10 @@ def quantize(
         result = meet_budget(opened, images, known, budget, progress=out.progress)
     if keep_first_last:
         load_table(opened)  # says how to calibrate if there are no ranges to plan for
-        store_plan(opened, {"keep_float": _first_and_last(opened)})
+        store_float_layers(opened, {"keep_float": _first_and_last(opened)})
     if layer_precisions is not None:
         load_table(opened)
-        store_plan(opened, {"keep_float": _in_float(opened, layer_precisions)})
+        store_float_layers(opened, {"keep_float": _in_float(opened, layer_precisions)})
     report = _write_graph(opened, graph)
     if result is not None:
         report |= result.to_json()
@@ -189,22 +190,21 @@ def _in_float(bundle: Bundle, given: str) -> list[str]:
 def _layer_precisions(bundle: Bundle) -> str | None:
     """Return trtexec's option for the stored plan; None where a name cannot be written in it."""
     from resnet_edge.backends.trtexec.layer_precisions import format_layer_precisions
-    from resnet_edge.quantize.stage import stored_plan
+    from resnet_edge.quantize.stage import float_layers
 
     try:
-        return format_layer_precisions(dict.fromkeys(stored_plan(bundle), "fp16"))
+        return format_layer_precisions(dict.fromkeys(float_layers(bundle), "fp16"))
     except ConfigError as error:
         log.warning("%s", error.message)
         return None
 
 
 def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
-    from resnet_edge.bundle.names import Graph
     from resnet_edge.graph.onnx_model import load_graph
     from resnet_edge.graph.relabel import opset_of
     from resnet_edge.quantize.stage import quantize as run_quantize
 
-    result = run_quantize(bundle, cast("Graph", graph))
+    result = run_quantize(bundle, cast("GraphKind", graph))
     model = load_graph(result.path)
     return {
         "model": str(result.path),

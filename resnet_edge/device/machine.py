@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_edge.device.driver import Driver, Runtime, query_driver, query_runtime
 from resnet_edge.device.installs import (
     Bindings,
     cuda_runtimes,
@@ -22,6 +21,7 @@ from resnet_edge.device.installs import (
 )
 from resnet_edge.device.jetson import Jetson, detect_jetson
 from resnet_edge.device.memory import Memory, read_memory
+from resnet_edge.device.nvidia import NvidiaDriver, Runtime, query_driver, query_runtime
 from resnet_edge.device.packages import Package, probe_packages
 
 __all__ = ["Machine", "describe", "describe_machine"]
@@ -50,7 +50,7 @@ class Machine:
     python: str
     in_venv: bool = False
     jetson: Jetson | None = None
-    driver: Driver = field(default_factory=Driver)
+    driver: NvidiaDriver = field(default_factory=NvidiaDriver)
     runtime: Runtime | None = None
     memory: Memory = field(default_factory=Memory)
     disk_free: int = 0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from resnet_edge.catalog.automatic import automatic_target
 from resnet_edge.catalog.targets import Target
-from resnet_edge.device.driver import INSUFFICIENT_DRIVER
 from resnet_edge.device.jetson import best_mode, rank
 from resnet_edge.device.machine import Machine
+from resnet_edge.device.nvidia import INSUFFICIENT_DRIVER
 from resnet_edge.device.versions import parts
 from resnet_edge.doctor.checks import Check, fail, not_applicable, ok, warn
 from resnet_edge.errors import ConfigError

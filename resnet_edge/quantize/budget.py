@@ -28,7 +28,7 @@ from resnet_edge.quantize.probe import PROBE_BATCH
 from resnet_edge.quantize.score import HeldOut, Inputs
 from resnet_edge.quantize.search import Budget, Comparison, Found, Labelled, compare, search
 from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
-from resnet_edge.quantize.stage import base_model, load_table, store_plan
+from resnet_edge.quantize.stage import base_model, load_table, store_float_layers
 
 __all__ = ["BudgetResult", "meet_budget", "sensitivity"]
 
@@ -123,7 +123,7 @@ def meet_budget(
     prove = _labelled(bundle, model, source, labels, prove_on, progress)
     proof = compare(model, table.tensors, prove, budget, keep_float=found.keep_float)
     result = BudgetResult(budget, ranking, found, proof)
-    store_plan(bundle, result.to_json() | {"chosen_on": [source.key(i) for i in choose_on]})
+    store_float_layers(bundle, result.to_json() | {"chosen_on": [source.key(i) for i in choose_on]})
     return result
 
 

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.manifest import Record
-from resnet_edge.bundle.names import BASE, MODEL, PLAN, TABLE, Graph
+from resnet_edge.bundle.names import BASE, FLOAT_LAYERS, MODEL, TABLE, GraphKind
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
@@ -26,11 +26,11 @@ __all__ = [
     "QuantizeResult",
     "base_model",
     "base_name",
+    "float_layers",
+    "layers_chosen_on",
     "load_table",
-    "plan_chosen_on",
     "quantize",
-    "store_plan",
-    "stored_plan",
+    "store_float_layers",
 ]
 
 
@@ -51,7 +51,7 @@ class QuantizeResult:
 
 def quantize(
     bundle: Bundle,
-    graph: Graph,
+    graph: GraphKind,
     *,
     keep_float: Collection[str] | None = None,
     reduce_range: bool | None = None,
@@ -77,7 +77,7 @@ def quantize(
     inputs = {"model": bundle.sha256(MODEL)}
     if graph != "fp16":
         inputs["ranges"] = bundle.sha256(TABLE) if TABLE in bundle.names() else ""
-        kept = stored_plan(bundle) if keep_float is None else keep_float
+        kept = float_layers(bundle) if keep_float is None else keep_float
         config["keep_float"] = sorted(kept)
     if graph == "int8-cpu":
         config["reduce_range"] = sums_saturate() if reduce_range is None else reduce_range
@@ -131,7 +131,7 @@ def base_model(bundle: Bundle) -> ModelProto:
     return load_graph(bundle.artifact(base_name(bundle)))
 
 
-def store_plan(bundle: Bundle, plan: Mapping[str, Any]) -> None:
+def store_float_layers(bundle: Bundle, plan: Mapping[str, Any]) -> None:
     """Store which layers stay in float, for every later graph of the present calibration.
 
     Args:
@@ -139,12 +139,12 @@ def store_plan(bundle: Bundle, plan: Mapping[str, Any]) -> None:
         plan: JSON values; ``keep_float`` holds the names, ``chosen_on`` the content hash of every
             image they were chosen on, if any.
     """
-    write_json(bundle.file(PLAN), dict(plan))
+    write_json(bundle.file(FLOAT_LAYERS), dict(plan))
     inputs = {"ranges": bundle.sha256(TABLE)}
-    bundle.record(PLAN, Record(stage="quantize", inputs=inputs))
+    bundle.record(FLOAT_LAYERS, Record(stage="quantize", inputs=inputs))
 
 
-def stored_plan(bundle: Bundle) -> tuple[str, ...]:
+def float_layers(bundle: Bundle) -> tuple[str, ...]:
     """Return the layers that stay in float under the present calibration.
 
     Raises:
@@ -153,7 +153,7 @@ def stored_plan(bundle: Bundle) -> tuple[str, ...]:
     return tuple(_planned(bundle).get("keep_float", ()))
 
 
-def plan_chosen_on(bundle: Bundle) -> frozenset[str]:
+def layers_chosen_on(bundle: Bundle) -> frozenset[str]:
     """Return the content hash of every image that the stored plan was chosen on.
 
     Raises:
@@ -164,15 +164,15 @@ def plan_chosen_on(bundle: Bundle) -> frozenset[str]:
 
 def _planned(bundle: Bundle) -> dict[str, list[str]]:
     """Return the lists of the plan that belongs to the present calibration, none without one."""
-    if PLAN not in bundle.names() or TABLE not in bundle.names():
+    if FLOAT_LAYERS not in bundle.names() or TABLE not in bundle.names():
         return {}
-    if bundle.entry(PLAN).inputs.get("ranges") != bundle.sha256(TABLE):
+    if bundle.entry(FLOAT_LAYERS).inputs.get("ranges") != bundle.sha256(TABLE):
         return {}
-    value = read_json(bundle.artifact(PLAN))
+    value = read_json(bundle.artifact(FLOAT_LAYERS))
     lists = value if isinstance(value, dict) else {}
     found = {"keep_float": lists.get("keep_float"), "chosen_on": lists.get("chosen_on", [])}
     if not all(isinstance(part, list) for part in found.values()):
-        raise BundleError(f"{bundle.file(PLAN)} is damaged", hint="quantize again")
+        raise BundleError(f"{bundle.file(FLOAT_LAYERS)} is damaged", hint="quantize again")
     return {key: [str(name) for name in part] for key, part in found.items()}
 
 
@@ -186,7 +186,7 @@ def _base_name(bundle: Bundle, table: RangesTable) -> str | None:
 
 
 def _quantized(
-    bundle: Bundle, graph: Graph, keep_float: Collection[str], reduce_range: bool
+    bundle: Bundle, graph: GraphKind, keep_float: Collection[str], reduce_range: bool
 ) -> ModelProto:
     model, table = base_model(bundle), load_table(bundle)
     if graph == "int8-cpu":

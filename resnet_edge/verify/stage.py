@@ -20,7 +20,7 @@ from resnet_edge.errors import DataError
 from resnet_edge.images.labels import resolve_labels
 from resnet_edge.images.source import ImageSource
 from resnet_edge.progress import SILENT, Progress
-from resnet_edge.quantize.stage import plan_chosen_on
+from resnet_edge.quantize.stage import layers_chosen_on
 from resnet_edge.statistics import (
     Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
@@ -246,7 +246,7 @@ def _refuse_overlap(bundle: Bundle, source: ImageSource, keys: Sequence[str]) ->
 
 def _not_chosen_on(bundle: Bundle, source: ImageSource, keys: Sequence[str]) -> list[int]:
     """Return the images that ``quantize --max-drop`` did not choose layers on."""
-    chosen_on = plan_chosen_on(bundle)
+    chosen_on = layers_chosen_on(bundle)
     left = [i for i, key in enumerate(keys) if key not in chosen_on]
     if not left:
         raise DataError(

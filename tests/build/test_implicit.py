@@ -13,11 +13,11 @@ from resnet_edge.backends.tensorrt.calibration_cache import read_cache
 from resnet_edge.build.implicit import calibration_sha256, implicit_calibration
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MODEL, TABLE
-from resnet_edge.calibrate.fill import fill_ranges
+from resnet_edge.calibrate.derived_ranges import derive_ranges
 from resnet_edge.errors import CalibrationError, ConfigError, DataError
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.opening import open_images
-from resnet_edge.quantize.stage import store_plan
+from resnet_edge.quantize.stage import store_float_layers
 from tests.conftest import onnx_model
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def test_what_commutes_and_what_a_relu_absorbs_inherit_their_range() -> None:
         " b = Conv (p, w)  y = Relu (b)  c = Conv (r, w)  d = Relu (c)  z = Add (c, d) }",
         w=np.zeros((4, 4, 1, 1), np.float32),
     )
-    filled = fill_ranges(model.graph, {"x": 1.0, "r": 2.0, "y": 3.0, "d": 5.0})
+    filled = derive_ranges(model.graph, {"x": 1.0, "r": 2.0, "y": 3.0, "d": 5.0})
     assert filled == {"x": 1.0, "r": 2.0, "y": 3.0, "d": 5.0, "a": 2.0, "p": 2.0, "b": 3.0}
 
 
@@ -65,13 +65,13 @@ def test_ranges_that_were_filled_in_clip_nothing_that_matters(
     model = onnx_model("g (float[N,8] x) => (float[N,8] y) { y = Relu (x) }")
     with OnnxRuntimeSession(model) as session:
         y = session.run({"x": x})["y"]
-        amax = fill_ranges(model.graph, {"y": float(y.max())})["x"]
+        amax = derive_ranges(model.graph, {"y": float(y.max())})["x"]
         np.testing.assert_array_equal(session.run({"x": x.clip(-amax, amax)})["y"], y)
 
 
 def test_layers_of_the_stored_plan_stay_in_float(bundle_copy: Path) -> None:
     bundle = Bundle.open(bundle_copy)
-    store_plan(bundle, {"keep_float": ["conv1", "fc"]})
+    store_float_layers(bundle, {"keep_float": ["conv1", "fc"]})
     calibration = implicit_calibration(bundle, RANGES, None)
     assert calibration.keep_float == ("conv1", "fc")
 
@@ -121,6 +121,6 @@ def test_the_hash_tells_calibrations_apart(bundle_copy: Path, shipped_images: Pa
         calibration_sha256(implicit_calibration(bundle, config, images), images)
         for config, images in ((RANGES, None), (ENTROPY, test), (ENTROPY, calibration))
     }
-    store_plan(bundle, {"keep_float": ["conv1"]})
+    store_float_layers(bundle, {"keep_float": ["conv1"]})
     hashes.add(calibration_sha256(implicit_calibration(bundle, RANGES, None), None))
     assert len(hashes) == 4

@@ -22,7 +22,7 @@ from tests.conftest import onnx_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resnet_edge.bundle.names import Graph
+    from resnet_edge.bundle.names import GraphKind
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def copy(calibrated: Callable[[str], Bundle], tmp_path: Path) -> Callable[[str],
 @pytest.mark.parametrize("graph", ["fp32", "int8"])
 @pytest.mark.parametrize("name", ["basic", "bottleneck", "uint8", "resnet20"])
 def test_every_block_computes_the_same_in_opset_13(
-    copy: Callable[[str], Bundle], name: str, graph: Graph
+    copy: Callable[[str], Bundle], name: str, graph: GraphKind
 ) -> None:
     from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
     from resnet_edge.bundle.reference import Golden

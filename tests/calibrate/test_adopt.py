@@ -23,7 +23,7 @@ from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.stand_in import stand_in
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.quantize.placement import place
-from resnet_edge.quantize.stage import quantize, stored_plan
+from resnet_edge.quantize.stage import float_layers, quantize
 from tests.conftest import require
 from tests.export.foreign.models import run_original
 from tests.quantize.graphs import float_net, foreign
@@ -135,7 +135,7 @@ def test_the_ranges_of_an_onnx_runtime_model_serve_every_graph(
     for graph in INT8:
         logits = run_original(stand_in(load_graph(quantize(bundle, graph).path)), x)
         assert np.abs(logits - golden.logits).max() < 0.2 * spread, graph
-    assert stored_plan(bundle) == ()
+    assert float_layers(bundle) == ()
 
 
 def cut(model: ModelProto, *tensors: str) -> ModelProto:
@@ -168,7 +168,7 @@ def test_what_another_tool_left_in_float_stays_in_float(tmp_path: Path, tensor: 
     onnx.save(cut(onnx.load(path), *sorted({tensor, also})), path)
     adopt(bundle, path, "qdq")
     outputs = {n.name: n.output[0] for n in load_graph(bundle.artifact(MODEL)).graph.node}
-    kept = [outputs[name] for name in stored_plan(bundle)]
+    kept = [outputs[name] for name in float_layers(bundle)]
     renamed = {"y": "logits"}
     assert kept == [renamed.get(name, name) for name in CUTS[tensor]]
     quantized = load_graph(quantize(bundle, "int8").path)

@@ -15,7 +15,7 @@ from resnet_edge.backends.tensorrt.calibration_cache import read_cache
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import CACHE, MODEL, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
-from resnet_edge.calibrate.fill import fill_ranges
+from resnet_edge.calibrate.derived_ranges import derive_ranges
 from resnet_edge.calibrate.ranges import METHODS
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
@@ -58,7 +58,7 @@ def test_the_bundle_gets_a_table_and_a_cache_of_the_same_ranges(
     assert RangesTable.load(reopened.artifact(TABLE)) == result.table
     graph = load_graph(bundle.artifact(MODEL)).graph
     cache = read_cache(reopened.artifact(CACHE))
-    assert cache == pytest.approx(fill_ranges(graph, result.table.amax), rel=1e-6)
+    assert cache == pytest.approx(derive_ranges(graph, result.table.amax), rel=1e-6)
     assert cache.keys() > result.table.amax.keys()
     assert tuple(result.table.tensors) == place(graph).tensors
 

@@ -11,9 +11,9 @@ from resnet_edge.build.request import Request, check_request
 from resnet_edge.catalog import automatic
 from resnet_edge.catalog.automatic import automatic_target, resolve_target
 from resnet_edge.catalog.targets import Target, list_targets, load_target
-from resnet_edge.device.driver import Driver, Gpu
 from resnet_edge.device.jetson import detect_jetson
 from resnet_edge.device.memory import read_memory
+from resnet_edge.device.nvidia import Gpu, NvidiaDriver
 from resnet_edge.errors import ConfigError
 from tests.device.trees import TREES, Tree, write_tree
 
@@ -26,7 +26,7 @@ TARGETS = list_targets()
 
 def target_of(tree: Tree, root: Path) -> Target:
     write_tree(tree, root)
-    return automatic_target(detect_jetson(root), Driver(), read_memory(root).total, TARGETS)
+    return automatic_target(detect_jetson(root), NvidiaDriver(), read_memory(root).total, TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_jetson_that_hides_its_device_tree_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_listed_gpu_gets_its_target(name: str, capability: str, memory: int, target: str) -> None:
-    driver = Driver("13.0", (Gpu(name, capability, memory),))
+    driver = NvidiaDriver("13.0", (Gpu(name, capability, memory),))
     assert automatic_target(None, driver, 0, TARGETS).name == target
 
 
@@ -147,30 +147,30 @@ def test_another_gpu_gets_a_target_without_peaks(
     name: str, capability: str, expected: str, backend: str
 ) -> None:
     gpu = Gpu(name, capability, 12 * GIB - 100_000_000)
-    target = automatic_target(None, Driver("12.6", (gpu,)), 0, TARGETS)
+    target = automatic_target(None, NvidiaDriver("12.6", (gpu,)), 0, TARGETS)
     assert (target.name, target.backend, target.memory_gb) == (expected, backend, 12)
     assert target.compute_capability == capability
     assert (target.bandwidth_gb_s, target.int8_tops, target.fp16_tflops) == (None, None, None)
 
 
 def test_a_gpu_that_no_target_is_like_is_refused() -> None:
-    old = Driver("12.6", (Gpu("NVIDIA GeForce GTX 780", "3.5", 3 * GIB),))
+    old = NvidiaDriver("12.6", (Gpu("NVIDIA GeForce GTX 780", "3.5", 3 * GIB),))
     with pytest.raises(ConfigError, match=r"GTX 780.*3\.5") as caught:
         automatic_target(None, old, 0, TARGETS)
     assert "--target cpu" in (caught.value.hint or "")
 
 
 def test_a_jetson_that_shows_only_its_gpu_is_asked_which_one_it_is() -> None:
-    orin = Driver("12.6", (Gpu("Orin", "8.7", 60 * GIB, integrated=True),))
+    orin = NvidiaDriver("12.6", (Gpu("Orin", "8.7", 60 * GIB, integrated=True),))
     with pytest.raises(ConfigError, match=r"Orin.*8\.7") as caught:
         automatic_target(None, orin, 0, TARGETS)
     assert "--target with one of jetson-agx-orin-32gb" in (caught.value.hint or "")
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert automatic_target(None, Driver(), 0, TARGETS).name == "cpu"
+    assert automatic_target(None, NvidiaDriver(), 0, TARGETS).name == "cpu"
     with pytest.raises(ConfigError, match="cpu"):
-        automatic_target(None, Driver(), 0, [])
+        automatic_target(None, NvidiaDriver(), 0, [])
     monkeypatch.setattr(automatic, "automatic_target", lambda *_: TARGETS[0])
     assert resolve_target("auto") == TARGETS[0]
 
@@ -179,7 +179,7 @@ def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_gpu_name_leads_to_its_own_target(target: Target) -> None:
     for name in target.gpus:
         gpu = Gpu(name, target.compute_capability, (target.memory_gb or 0) * GIB)
-        assert automatic_target(None, Driver("13.0", (gpu,)), 0, TARGETS) == target
+        assert automatic_target(None, NvidiaDriver("13.0", (gpu,)), 0, TARGETS) == target
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.soc], ids=lambda t: t.name)

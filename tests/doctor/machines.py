@@ -6,10 +6,10 @@ from pathlib import Path
 
 from resnet_edge.backends.trtexec.binary import Trtexec
 from resnet_edge.backends.trtexec.known_options import known_flags
-from resnet_edge.device.driver import Driver, Gpu, Runtime
 from resnet_edge.device.installs import Bindings
 from resnet_edge.device.jetson import GpuClock, Jetson, PowerMode
 from resnet_edge.device.memory import Memory
+from resnet_edge.device.nvidia import Gpu, NvidiaDriver, Runtime
 from resnet_edge.device.packages import Package
 from resnet_edge.doctor.examined import Examined
 
@@ -33,7 +33,7 @@ ORIN = Examined(  # AGX Orin, JetPack 6.2, everything in place
         power_modes=(PowerMode(0, "MAXN"), PowerMode(1, "MODE_15W"), PowerMode(2, "MODE_30W")),
         clock=GpuClock(1_300_500_000, 1_300_500_000, 1_300_500_000),
     ),
-    driver=Driver("12.6", (Gpu("Orin", "8.7", 64 * GB, integrated=True),)),
+    driver=NvidiaDriver("12.6", (Gpu("Orin", "8.7", 64 * GB, integrated=True),)),
     runtime=Runtime("libcudart.so.12", "12.6", 0),
     memory=Memory(64 * GB, 50 * GB, 32 * GB),
     disk_free=100 * GB,
@@ -63,7 +63,7 @@ XAVIER = Examined(  # JetPack 5: no bindings for any Python that resnet-edge run
         power_modes=(PowerMode(2, "MODE_15W_6CORE"), PowerMode(8, "MODE_20W_6CORE")),
         clock=GpuClock(114_750_000, 1_109_250_000, 114_750_000),
     ),
-    driver=Driver("11.4", (Gpu("Xavier", "7.2", 8 * GB, integrated=True),)),
+    driver=NvidiaDriver("11.4", (Gpu("Xavier", "7.2", 8 * GB, integrated=True),)),
     memory=Memory(8 * GB, 5 * GB, 0),
     disk_free=20 * GB,
     packages={"numpy": Package("1.26.4", "numpy")},
@@ -74,7 +74,7 @@ RTX = Examined(
     system="Linux x86_64",
     python="3.12.3",
     in_venv=True,
-    driver=Driver("13.0", (Gpu("NVIDIA GeForce RTX 4090", "8.9", 25 * GB),)),
+    driver=NvidiaDriver("13.0", (Gpu("NVIDIA GeForce RTX 4090", "8.9", 25 * GB),)),
     runtime=Runtime("libcudart.so.13", "13.0", 0),
     memory=Memory(64 * GB, 60 * GB, 8 * GB),
     disk_free=500 * GB,
@@ -88,7 +88,7 @@ RTX = Examined(
 H100 = Examined(
     system="Linux x86_64",
     python="3.12.3",
-    driver=Driver("12.4", (Gpu("NVIDIA H100 80GB HBM3", "9.0", 85 * GB),)),
+    driver=NvidiaDriver("12.4", (Gpu("NVIDIA H100 80GB HBM3", "9.0", 85 * GB),)),
     memory=Memory(128 * GB, 120 * GB, 0),
     disk_free=60 * GB,
     packages={

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_edge.catalog.targets import list_targets
-from resnet_edge.device.driver import Driver, Gpu, Runtime
 from resnet_edge.device.installs import Bindings
 from resnet_edge.device.jetson import PowerMode
 from resnet_edge.device.memory import Memory
+from resnet_edge.device.nvidia import Gpu, NvidiaDriver, Runtime
 from resnet_edge.device.packages import Package
 from resnet_edge.doctor.report import Report, examine
 from resnet_edge.errors import BackendUnavailableError
@@ -92,9 +92,9 @@ FAULTS = [
     (on_jetson(ORIN, jetpack=None, l4t=None), "machine", "device", "warn", "JetPack unknown",
      "nv_tegra_release"),
     (on_jetson(ORIN, modules=("p1-1",)), "machine", "target", "fail", "no target", "targets copy"),
-    (replace(ORIN, driver=Driver(error="none here")), "machine", "CUDA driver", "fail",
+    (replace(ORIN, driver=NvidiaDriver(error="none here")), "machine", "CUDA driver", "fail",
      "none here", "--runtime nvidia"),
-    (replace(RTX, driver=Driver("13.0", (), "CUDA driver error 100: no GPU is visible")),
+    (replace(RTX, driver=NvidiaDriver("13.0", (), "CUDA driver error 100: no GPU is visible")),
      "machine", "CUDA driver", "fail", "error 100", "--gpus all"),
     (replace(RTX, driver=replace(RTX.driver, cuda="12.4"), runtime=Runtime("x", "13.0", 35)),
      "machine", "CUDA driver", "fail", "CUDA error 35", "sudo ubuntu-drivers install"),
@@ -159,7 +159,7 @@ FAULTS = [
      "fail", "libcurand", "cuda-python==12.*"),
     (replace(ORIN, driver=replace(ORIN.driver, cuda="12.2"), runtime=Runtime("x", "13.0", 35)),
      "tensorrt", "CUDA driver", "fail", "CUDA error 35", "pip install 'cuda-python==12.*'"),
-    (replace(ORIN, jetson=None, driver=Driver(error="no NVIDIA driver")), "tensorrt",
+    (replace(ORIN, jetson=None, driver=NvidiaDriver(error="no NVIDIA driver")), "tensorrt",
      "CUDA driver", "fail", "no NVIDIA driver", "with an NVIDIA GPU"),
     # -- TensorRT-RTX
     (H100, "tensorrt_rtx", "running", "warn", "SM 9.0", "use TensorRT"),
@@ -211,7 +211,7 @@ def test_a_module_without_a_target_is_no_fault_of_its_tensorrt() -> None:
 
 def test_a_desktop_has_no_power_mode_and_an_unlisted_gpu_has_a_target() -> None:
     gpu = Gpu("NVIDIA GeForce RTX 3060", "8.6", 12 * GB)
-    machine = replace(RTX, driver=Driver("13.0", (gpu,)))
+    machine = replace(RTX, driver=NvidiaDriver("13.0", (gpu,)))
     assert check_of(machine, "machine", "power mode").status == "n.a."
     assert check_of(machine, "machine", "clocks").status == "n.a."
     assert "nvidia-geforce-rtx-3060" in check_of(machine, "machine", "target").found

@@ -8,8 +8,8 @@ import pytest
 
 from resnet_edge.catalog.automatic import resolve_target
 from resnet_edge.catalog.targets import list_targets
-from resnet_edge.device.driver import query_driver
 from resnet_edge.device.machine import describe
+from resnet_edge.device.nvidia import query_driver
 from resnet_edge.device.versions import parts
 from resnet_edge.doctor.examined import look
 from resnet_edge.doctor.report import examine

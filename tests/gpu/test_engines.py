@@ -16,7 +16,7 @@ from resnet_edge.build.stage import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.targets import Target
-from resnet_edge.device.driver import query_driver
+from resnet_edge.device.nvidia import query_driver
 from resnet_edge.errors import ConfigError
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.stand_in import stand_in

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from resnet_edge.bundle.names import Graph
+    from resnet_edge.bundle.names import GraphKind
 
 require("onnxruntime")
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
@@ -107,7 +107,7 @@ def test_what_exceeds_half_precision_overflows() -> None:
 
 
 @pytest.mark.parametrize("graph", ["fp32", "int8"])
-def test_a_graph_without_half_precision_stays_as_it_is(flow_bundle: Path, graph: Graph) -> None:
+def test_a_graph_without_half_precision_stays_as_it_is(flow_bundle: Path, graph: GraphKind) -> None:
     written = load_graph(quantize(Bundle.open(flow_bundle), graph).path)
     before = written.SerializeToString()
     assert stand_in(written).SerializeToString() == before
@@ -115,7 +115,7 @@ def test_a_graph_without_half_precision_stays_as_it_is(flow_bundle: Path, graph:
 
 @pytest.mark.parametrize("graph", ["fp16", "int8-fp16"])
 def test_nothing_is_left_in_half_precision_but_the_roundings(
-    flow_bundle: Path, graph: Graph
+    flow_bundle: Path, graph: GraphKind
 ) -> None:
     written = load_graph(quantize(Bundle.open(flow_bundle), graph).path)
     model = stand_in(written)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.bundle.names import BASE, PLAN, TABLE
+from resnet_edge.bundle.names import BASE, FLOAT_LAYERS, TABLE
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.calibrate.auto import split
 from resnet_edge.calibrate.stage import calibrate
@@ -23,7 +23,7 @@ from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from resnet_edge.quantize.budget import _labelled, meet_budget
 from resnet_edge.quantize.search import Budget
-from resnet_edge.quantize.stage import base_model, plan_chosen_on, quantize, stored_plan
+from resnet_edge.quantize.stage import base_model, float_layers, layers_chosen_on, quantize
 from resnet_edge.verify.candidate import Candidate
 from resnet_edge.verify.stage import verify
 from tests.conftest import require
@@ -151,8 +151,8 @@ def test_a_budget_met_by_full_int8_keeps_no_layer_and_is_proven(
     assert result.passed
     assert result.found.keep_float == ()
     assert result.proof.n > 1500
-    assert json.loads(bundle.artifact(PLAN).read_text())["passed"]
-    assert result.proof.n + len(plan_chosen_on(bundle)) == 3000
+    assert json.loads(bundle.artifact(FLOAT_LAYERS).read_text())["passed"]
+    assert result.proof.n + len(layers_chosen_on(bundle)) == 3000
     assert {layer.name for layer in result.ranking} == {
         n.name for n in base_model(bundle).graph.node if n.op_type in ("Conv", "Gemm")
     }
@@ -168,14 +168,14 @@ def test_kept_layers_are_float_in_every_graph_until_the_next_calibration(
     kept = result.found.keep_float
     assert kept
     assert result.found.met
-    assert stored_plan(bundle) == kept
+    assert float_layers(bundle) == kept
     for graph in ("int8", "int8-fp16", "int8-cpu"):
         model = load_graph(quantize(bundle, graph).path)
         nodes = {n.name: n for n in model.graph.node}
         float_weights = {i.name for i in model.graph.initializer if "quantized" not in i.name}
         assert all(nodes[name].input[1] in float_weights for name in kept)
     calibrate(bundle, open_images(shipped_images / "calibration"), load_recipe("minmax"))
-    assert stored_plan(bundle) == ()
+    assert float_layers(bundle) == ()
 
 
 def test_memory_does_not_grow_with_the_images_that_prove(
@@ -201,7 +201,7 @@ def test_too_few_images_for_the_budget_leave_full_int8_and_no_proof(
     bundle = Bundle.open(bundle_copy)
     result = meet_budget(bundle, few(images, 60), images.labels, Budget(0.05, "top1"))
     assert (result.passed, result.found.met, result.proof.outcome) == (False, False, "inconclusive")
-    assert stored_plan(bundle) == result.found.keep_float == ()
+    assert float_layers(bundle) == result.found.keep_float == ()
 
 
 def test_what_cannot_be_judged_is_refused(bundle_copy: Path, images: IdxImages) -> None:

@@ -12,7 +12,7 @@ import pytest
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.manifest import Record
-from resnet_edge.bundle.names import GRAPHS, MODEL, TABLE, Graph
+from resnet_edge.bundle.names import GRAPHS, MODEL, TABLE, GraphKind
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.errors import BundleError, CalibrationError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 require("onnxruntime")
-MADE: tuple[Graph, ...] = tuple(g for g in GRAPHS if g != "fp32")
-INT8: tuple[Graph, ...] = tuple(g for g in MADE if g.startswith("int8"))
+MADE: tuple[GraphKind, ...] = tuple(g for g in GRAPHS if g != "fp32")
+INT8: tuple[GraphKind, ...] = tuple(g for g in MADE if g.startswith("int8"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def stamp(bundle: Bundle, name: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_every_graph_is_recorded_valid_and_runs(bundle: Bundle, graph: Graph) -> None:
+def test_every_graph_is_recorded_valid_and_runs(bundle: Bundle, graph: GraphKind) -> None:
     result = quantize(bundle, graph)
     reopened = Bundle.open(bundle.path)
     assert reopened.artifact(result.name) == result.path
@@ -75,7 +75,7 @@ def test_every_graph_has_a_file_of_its_own(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("graph", MADE)
-def test_a_second_call_finds_the_graph_in_the_bundle(bundle: Bundle, graph: Graph) -> None:
+def test_a_second_call_finds_the_graph_in_the_bundle(bundle: Bundle, graph: GraphKind) -> None:
     first = quantize(bundle, graph)
     before = stamp(bundle, first.name)
     again = quantize(Bundle.open(bundle.path), graph)
@@ -104,7 +104,7 @@ def test_the_twins_weights_are_those_this_processor_needs_unless_told(
 
 
 @pytest.mark.parametrize("graph", INT8)
-def test_other_ranges_make_an_int8_graph_stale(bundle: Bundle, graph: Graph) -> None:
+def test_other_ranges_make_an_int8_graph_stale(bundle: Bundle, graph: GraphKind) -> None:
     quantize(bundle, graph)
     before = bundle.sha256(f"model.{graph}.onnx")
     recalibrate(bundle)
@@ -127,7 +127,9 @@ def test_another_model_makes_the_fp16_graph_stale(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("graph", INT8)
 @pytest.mark.parametrize("cached", [False, True])
-def test_ranges_of_an_earlier_model_are_refused(bundle: Bundle, graph: Graph, cached: bool) -> None:
+def test_ranges_of_an_earlier_model_are_refused(
+    bundle: Bundle, graph: GraphKind, cached: bool
+) -> None:
     if cached:
         quantize(bundle, graph)
     change_model(bundle)
@@ -138,7 +140,7 @@ def test_ranges_of_an_earlier_model_are_refused(bundle: Bundle, graph: Graph, ca
 
 @pytest.mark.parametrize("graph", INT8)
 def test_int8_without_a_calibration_is_refused_with_the_command_that_makes_one(
-    exported: Callable[[str], Bundle], graph: Graph
+    exported: Callable[[str], Bundle], graph: GraphKind
 ) -> None:
     bundle = exported("tiny")
     with pytest.raises(CalibrationError, match="no calibration") as caught:
@@ -149,7 +151,7 @@ def test_int8_without_a_calibration_is_refused_with_the_command_that_makes_one(
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_model_that_was_changed_behind_the_bundle_is_refused(
-    bundle: Bundle, graph: Graph
+    bundle: Bundle, graph: GraphKind
 ) -> None:
     content = bundle.file(MODEL).read_bytes()
     bundle.file(MODEL).write_bytes(content[:-1])

@@ -11,7 +11,7 @@ import pytest
 from resnet_edge.build.stage import BuildConfig, build
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.manifest import Manifest, Record
-from resnet_edge.bundle.names import EVALUATION, PLAN
+from resnet_edge.bundle.names import EVALUATION, FLOAT_LAYERS
 from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.bundle.sidecar import sidecar_path
 from resnet_edge.catalog.targets import load_target
@@ -19,7 +19,7 @@ from resnet_edge.errors import BundleError, DataError, EngineMismatchError
 from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
-from resnet_edge.quantize.stage import store_plan
+from resnet_edge.quantize.stage import store_float_layers
 from resnet_edge.verify.candidate import find_candidate
 from resnet_edge.verify.stage import verify
 
@@ -124,12 +124,16 @@ def test_images_the_bake_off_chose_on_are_refused_too(bundle: Bundle, shipped_im
 def test_images_that_layers_were_chosen_on_are_left_out(bundle: Bundle, images: IdxImages) -> None:
     candidate = find_candidate(bundle, precision="fp32", backend="onnxruntime")
     chosen_on = [images.key(i) for i in range(5)]
-    store_plan(bundle, {"keep_float": [], "chosen_on": chosen_on})
+    store_float_layers(bundle, {"keep_float": [], "chosen_on": chosen_on})
     assert verify(bundle, candidate, images).n == len(images) - 5
-    calibrated_again = dict(bundle.entry(PLAN).inputs) | {"ranges": "of another calibration"}
-    bundle.record(PLAN, Record(stage="quantize", inputs=calibrated_again))
+    calibrated_again = dict(bundle.entry(FLOAT_LAYERS).inputs) | {
+        "ranges": "of another calibration"
+    }
+    bundle.record(FLOAT_LAYERS, Record(stage="quantize", inputs=calibrated_again))
     assert verify(bundle, candidate, images).n == len(images)
-    store_plan(bundle, {"keep_float": [], "chosen_on": [images.key(i) for i in range(len(images))]})
+    store_float_layers(
+        bundle, {"keep_float": [], "chosen_on": [images.key(i) for i in range(len(images))]}
+    )
     with pytest.raises(DataError, match="chosen on every image"):
         verify(bundle, candidate, images)
 

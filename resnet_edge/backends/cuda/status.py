@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resnet_edge.device.driver import INSUFFICIENT_DRIVER, query_driver, query_runtime
 from resnet_edge.device.installs import cuda_runtimes
+from resnet_edge.device.nvidia import INSUFFICIENT_DRIVER, query_driver, query_runtime
 
 __all__ = ["CudaStatus", "cuda_status"]
 

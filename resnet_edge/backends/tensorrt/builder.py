@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.tensorrt.callbacks import Failure
 from resnet_edge.backends.tensorrt.features import TrtFeatures
-from resnet_edge.backends.tensorrt.logger import Record, recording
+from resnet_edge.backends.tensorrt.logger import Message, recording
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.backends.tensorrt.settings import PlanRequest, configure
 from resnet_edge.errors import BackendUnavailableError, BuildError
@@ -88,7 +88,7 @@ def build_plan(
         return Plan(bytes(serialized), record.warnings, notes)
 
 
-def _make_builder(trt: ModuleType, logger: Any, record: Record) -> tensorrt.Builder:
+def _make_builder(trt: ModuleType, logger: Any, record: Message) -> tensorrt.Builder:
     try:
         return trt.Builder(logger)
     except TypeError as error:  # pybind11's way to say that there is no driver
@@ -112,7 +112,7 @@ def _parse(
     features: TrtFeatures,
     network: tensorrt.INetworkDefinition,
     logger: Any,
-    record: Record,
+    record: Message,
     source: Path | bytes,
 ) -> tensorrt.OnnxParser:
     parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)

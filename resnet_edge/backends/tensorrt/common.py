@@ -15,9 +15,9 @@ from resnet_edge.backends.tensorrt.compatibility import mismatch
 from resnet_edge.backends.tensorrt.engine import LoadOptions
 from resnet_edge.backends.tensorrt.features import TrtFeatures
 from resnet_edge.backends.tensorrt.session import TensorRTSession
-from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.names import GraphKind
 from resnet_edge.bundle.sidecar import Sidecar
-from resnet_edge.device.driver import Gpu, query_driver
+from resnet_edge.device.nvidia import Gpu, query_driver
 from resnet_edge.errors import BackendUnavailableError, EngineMismatchError, ResnetEdgeError
 
 __all__ = ["ModuleBackend"]
@@ -71,7 +71,7 @@ class ModuleBackend(Backend):
     def without_gpu(self, reason: str) -> str | None:
         """Return what it can still do without a GPU, None if nothing."""
 
-    def graph(self, config: BuildConfig) -> Graph:
+    def graph(self, config: BuildConfig) -> GraphKind:
         """Return the graph whose element types are the precision asked for, or leave it open."""
         typed = self.features().strongly_typed(asked=config.strongly_typed)
         return config.graph(strongly_typed=typed)

@@ -7,7 +7,7 @@ import platform
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.bundle.sidecar import Sidecar
 from resnet_edge.catalog.targets import Target
-from resnet_edge.device.driver import Gpu
+from resnet_edge.device.nvidia import Gpu
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
 

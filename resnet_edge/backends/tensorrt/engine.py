@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from resnet_edge.backends.tensorrt.features import TrtFeatures
-from resnet_edge.backends.tensorrt.logger import Record, recording
+from resnet_edge.backends.tensorrt.logger import Message, recording
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import BackendUnavailableError, BuildError, EngineMismatchError
 from resnet_edge.tensors import TensorSpec
@@ -65,7 +65,7 @@ class LoadedEngine:
     """
 
     def __init__(
-        self, trt: ModuleType, data: bytes, options: LoadOptions, logger: Any, record: Record
+        self, trt: ModuleType, data: bytes, options: LoadOptions, logger: Any, record: Message
     ) -> None:
         features = TrtFeatures.of(trt)
         refuse_foreign(data, options.name, ahead_of_time=features.ahead_of_time)

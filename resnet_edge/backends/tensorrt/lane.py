@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnet_edge.backends.base import Timings
 from resnet_edge.backends.cuda.device import Device
 from resnet_edge.backends.cuda.resources import Buffer, CudaGraph, Event, HostBuffer
-from resnet_edge.backends.tensorrt.logger import Record
+from resnet_edge.backends.tensorrt.logger import Message
 from resnet_edge.backends.tensorrt.messages import explain
 from resnet_edge.errors import DeviceError
 from resnet_edge.tensors import TensorSpec
@@ -70,7 +70,7 @@ class Lane:
         context: tensorrt.IExecutionContext,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        record: Record,
+        record: Message,
         *,
         capture: bool,
     ) -> None:

@@ -9,12 +9,12 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Record", "recording"]
+__all__ = ["Message", "recording"]
 
 log = logging.getLogger(__name__)
 
 
-class Record:
+class Message:
     """What was said during a piece of work, each text once.
 
     Attributes:
@@ -46,13 +46,13 @@ class Record:
 
 
 @contextmanager
-def recording(trt: ModuleType) -> Iterator[tuple[Any, Record]]:
+def recording(trt: ModuleType) -> Iterator[tuple[Any, Message]]:
     """Yield the process's one logger for a module, and a record of what is said meanwhile.
 
     TensorRT keeps the first logger it is given for the whole process and complains about others,
     so there is one per module. Work in several threads at once ends up in all their records.
     """
-    logger, record = _logger(trt), Record()
+    logger, record = _logger(trt), Message()
     logger.records.append(record)
     try:
         yield logger, record
@@ -69,7 +69,7 @@ def _logger(trt: ModuleType) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # the bindings are untyped
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.records: list[Record] = []
+            self.records: list[Message] = []
 
         def log(self, level: Any, message: str) -> None:
             if level in quiet:  # thousands of lines per build

@@ -17,7 +17,7 @@ from resnet_edge.backends.tensorrt.session import TensorRTSession
 from resnet_edge.backends.tensorrt.settings import PlanRequest
 from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import BackendUnavailableError, BundleError, EngineMismatchError
-from resnet_edge.files import write_bytes
+from resnet_edge.files import cache_folder, sha256_file, write_bytes
 from resnet_edge.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -117,8 +117,11 @@ def build_plan(
 
 
 def runtime_cache_path(engine: Path) -> Path:
-    """Return where the kernels compiled for an engine on this machine are kept."""
-    return engine.with_name(engine.name + ".runtime-cache")
+    """Return where the kernels compiled for an engine on this machine are kept.
+
+    Native code reads them, so they are the user's own and do not travel with the engine.
+    """
+    return cache_folder() / "kernels" / f"{sha256_file(engine)}.bin"
 
 
 class _CachedContexts:

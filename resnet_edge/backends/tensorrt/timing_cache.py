@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_edge.device.driver import Gpu
+from resnet_edge.device.nvidia import Gpu
 from resnet_edge.errors import BundleError
-from resnet_edge.files import write_bytes
+from resnet_edge.files import cache_folder, write_bytes
 
 if TYPE_CHECKING:
     import tensorrt
@@ -36,11 +34,10 @@ class TimingCache:
 
     def __init__(self, version: str, gpu: Gpu) -> None:
         self._key = {"tensorrt": version, "gpu": gpu.name, "capability": gpu.compute_capability}
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         words = re.sub(
             r"[^a-z0-9.]+", "-", f"{version}-{gpu.name}-sm{gpu.compute_capability}".lower()
         )
-        self.path = folder / "resnet-edge" / "timing" / f"{words}.bin"
+        self.path = cache_folder() / "timing" / f"{words}.bin"
 
     def attach(self, builder_config: tensorrt.IBuilderConfig) -> None:
         """Let a build use the timings, or start empty."""

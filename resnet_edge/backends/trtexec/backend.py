@@ -29,10 +29,10 @@ from resnet_edge.backends.trtexec.failures import explain, succeeded, warnings_i
 from resnet_edge.backends.trtexec.inference import Run
 from resnet_edge.backends.trtexec.process import run_program
 from resnet_edge.backends.trtexec.session import TrtexecSession
-from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.names import GraphKind
 from resnet_edge.bundle.sidecar import Sidecar
 from resnet_edge.catalog.targets import Target
-from resnet_edge.device.driver import Gpu, query_driver
+from resnet_edge.device.nvidia import Gpu, query_driver
 from resnet_edge.errors import BackendUnavailableError, BuildError, EngineMismatchError
 from resnet_edge.graph.onnx_model import load_graph, tensor_specs
 from resnet_edge.progress import Progress
@@ -83,7 +83,7 @@ class TrtexecBackend(Backend):
         super().check(config)
         check_options(config, flags, version)
 
-    def graph(self, config: BuildConfig) -> Graph:
+    def graph(self, config: BuildConfig) -> GraphKind:
         """Return the graph this version builds from.
 
         Raises:

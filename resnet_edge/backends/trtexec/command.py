@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.trtexec.layer_precisions import format_layer_precisions
-from resnet_edge.bundle.names import Graph
+from resnet_edge.bundle.names import GraphKind
 from resnet_edge.catalog.targets import Target
 from resnet_edge.errors import BuildError, ConfigError, GraphError
 from resnet_edge.tensors import TensorSpec
@@ -148,7 +148,7 @@ def with_calibration(
     )
 
 
-def graph_for(config: BuildConfig, flags: Collection[str]) -> Graph:
+def graph_for(config: BuildConfig, flags: Collection[str]) -> GraphKind:
     """Return the graph to build from.
 
     A builder with precision options takes the float graph, or Q/DQ around FP32; one without takes

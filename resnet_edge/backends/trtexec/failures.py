@@ -6,7 +6,7 @@ import re
 import signal
 
 from resnet_edge.backends.tensorrt.messages import explain as explain_tensorrt
-from resnet_edge.backends.trtexec.process import Outcome
+from resnet_edge.backends.trtexec.process import ProcessResult
 
 __all__ = ["explain", "succeeded", "warnings_in"]
 
@@ -66,12 +66,12 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def succeeded(outcome: Outcome) -> bool:
+def succeeded(outcome: ProcessResult) -> bool:
     """Whether trtexec ended well and says so."""
     return outcome.code == 0 and re.search(r"^&&&& PASSED ", outcome.text, re.M) is not None
 
 
-def explain(outcome: Outcome) -> tuple[str, str | None]:
+def explain(outcome: ProcessResult) -> tuple[str, str | None]:
     """Return why a run failed, and what to do about it where that is known."""
     complaints = _complaints(outcome.text)
     last = complaints[-1] if complaints else ""

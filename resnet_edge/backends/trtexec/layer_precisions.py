@@ -23,21 +23,21 @@ from resnet_edge.errors import ConfigError
 from resnet_edge.graph.operators import WEIGHTED
 
 __all__ = [
-    "Precision",
+    "LayerPrecision",
     "format_layer_precisions",
     "layers_in_float",
     "parse_layer_precisions",
     "precisions_of",
 ]
 
-Precision = Literal["fp32", "fp16", "bf16", "int32", "int8"]
+LayerPrecision = Literal["fp32", "fp16", "bf16", "int32", "int8"]
 
-_PRECISIONS: dict[str, Precision] = {p: p for p in get_args(Precision)}
+_PRECISIONS: dict[str, LayerPrecision] = {p: p for p in get_args(LayerPrecision)}
 _WILDCARD = "*"
 _UNWRITABLE = {",": "a comma", "'": "a quote", "\n": "a line break"}
 
 
-def format_layer_precisions(precisions: Mapping[str, Precision]) -> str:
+def format_layer_precisions(precisions: Mapping[str, LayerPrecision]) -> str:
     """Return the option's value.
 
     Args:
@@ -49,13 +49,13 @@ def format_layer_precisions(precisions: Mapping[str, Precision]) -> str:
     return ",".join(f"{name}:{_checked(name, p)}" for name, p in precisions.items())
 
 
-def parse_layer_precisions(text: str) -> dict[str, Precision]:
+def parse_layer_precisions(text: str) -> dict[str, LayerPrecision]:
     """Read the option's value: precision by layer name or pattern.
 
     Raises:
         ConfigError: It breaks the grammar.
     """
-    found: dict[str, Precision] = {}
+    found: dict[str, LayerPrecision] = {}
     for entry in text.split(",") if text else ():
         if entry.startswith("'"):
             name, separator, precision = entry[1:].partition("':")
@@ -72,8 +72,8 @@ def parse_layer_precisions(text: str) -> dict[str, Precision]:
 
 
 def precisions_of(
-    layers: Iterable[str], precisions: Mapping[str, Precision]
-) -> dict[str, Precision]:
+    layers: Iterable[str], precisions: Mapping[str, LayerPrecision]
+) -> dict[str, LayerPrecision]:
     """Return which layers get which precision; those that no entry matches are left out.
 
     A layer's own name goes before any pattern.
@@ -82,7 +82,7 @@ def precisions_of(
         ConfigError: Patterns disagree on a layer: trtexec then takes any of them.
     """
     patterns = {name: p for name, p in precisions.items() if _WILDCARD in name}
-    found: dict[str, Precision] = {}
+    found: dict[str, LayerPrecision] = {}
     for layer in layers:
         if layer in precisions:
             found[layer] = precisions[layer]
@@ -98,7 +98,7 @@ def precisions_of(
     return found
 
 
-def layers_in_float(graph: GraphProto, precisions: Mapping[str, Precision]) -> list[str]:
+def layers_in_float(graph: GraphProto, precisions: Mapping[str, LayerPrecision]) -> list[str]:
     """Return the layers that could be INT8 and are not to be, in graph order.
 
     Whether they run in FP16 or FP32 is the build's choice for all of them.
@@ -131,7 +131,7 @@ def _matches(pattern: str, layer: str) -> bool:
     return fits and layer.startswith(before) and layer.endswith(after)
 
 
-def _checked(name: str, precision: str) -> Precision:
+def _checked(name: str, precision: str) -> LayerPrecision:
     """Return the precision, after making sure that the grammar has both."""
     if precision not in _PRECISIONS:
         raise ConfigError(

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from resnet_edge.errors import BackendUnavailableError
 
-__all__ = ["Outcome", "run_program"]
+__all__ = ["ProcessResult", "run_program"]
 
 _HEAD, _TAIL, _TOO_MUCH = 1 << 18, 1 << 20, 1 << 27  # bytes
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProcessResult:
     """How a program ended.
 
     Attributes:
@@ -36,7 +36,7 @@ class Outcome:
 
 def run_program(
     program: Path, arguments: Sequence[str], *, folder: Path | None = None, seconds: float
-) -> Outcome:
+) -> ProcessResult:
     """Run a program to its end, in a session of its own, with nothing on stdin.
 
     Args:
@@ -71,7 +71,7 @@ def run_program(
                 process.wait(max(0.0, deadline - time.monotonic()))
             stopped = "" if process.returncode is not None else "it did not end"
         code = None if stopped else process.returncode
-        return Outcome(code, text.decode(errors="replace"), stopped)
+        return ProcessResult(code, text.decode(errors="replace"), stopped)
     finally:
         if process.returncode is None:  # not waited for, so its number is still its own
             with suppress(ProcessLookupError):

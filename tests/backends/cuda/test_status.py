@@ -50,7 +50,7 @@ def test_a_driver_without_gpus_says_so() -> None:
 
 def test_without_a_driver_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from resnet_edge.backends.cuda import status as module
-    from resnet_edge.device.driver import query_driver
+    from resnet_edge.device.nvidia import query_driver
 
     monkeypatch.setattr(module, "query_driver", lambda: query_driver("libnothing.so.1"))
     found = module.cuda_status()

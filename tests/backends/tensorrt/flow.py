@@ -11,14 +11,14 @@ import numpy as np
 
 from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
-from resnet_edge.build.implicit import fill_ranges
+from resnet_edge.build.implicit import derive_ranges
 from resnet_edge.build.stage import build, layers_path
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.targets import Target
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.progress import SILENT
-from resnet_edge.quantize.stage import load_table, stored_plan
+from resnet_edge.quantize.stage import float_layers, load_table
 from tests.emulation.fake_tensorrt.precision import scales_in
 from tests.emulation.rounded import rounded_outputs
 
@@ -84,7 +84,7 @@ class Flow:
             self.feed,
             half=sidecar.rest == "fp16",
             ranges=self._ranges(result),
-            keep_float=stored_plan(self.bundle),
+            keep_float=float_layers(self.bundle),
         )["logits"]
 
     def graph_outputs(self, onnx: str = "model.onnx") -> NDArray[np.float32]:
@@ -99,7 +99,7 @@ class Flow:
             return None
         if kind == "ranges":
             found = {name: r.amax for name, r in load_table(self.bundle).tensors.items()}
-            return fill_ranges(load_graph(self.bundle.file("model.onnx")).graph, found)
+            return derive_ranges(load_graph(self.bundle.file("model.onnx")).graph, found)
         scales = scales_in(self.header(result)["calibration"])
         return {name: scale * 127 for name, scale in scales.items()}
 

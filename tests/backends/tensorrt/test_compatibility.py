@@ -10,7 +10,7 @@ import pytest
 
 from resnet_edge.backends.tensorrt.compatibility import mismatch
 from resnet_edge.bundle.sidecar import Sidecar
-from resnet_edge.device.driver import Gpu
+from resnet_edge.device.nvidia import Gpu
 
 ORIN = Gpu("Orin", "8.7", 64 << 30, integrated=True)
 ENGINE = Sidecar(

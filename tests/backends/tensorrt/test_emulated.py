@@ -144,9 +144,9 @@ def test_tensorrt_calibrates_on_our_images(
 
 def test_layers_that_lose_too_much_stay_in_float(bundle_copy: Path) -> None:
     from resnet_edge.bundle.bundle import Bundle
-    from resnet_edge.quantize.stage import store_plan
+    from resnet_edge.quantize.stage import store_float_layers
 
-    store_plan(Bundle.open(bundle_copy), {"keep_float": ["conv1", "fc"]})
+    store_float_layers(Bundle.open(bundle_copy), {"keep_float": ["conv1", "fc"]})
     (one,) = deployed(bundle_copy, "10.3", {"precision": "int8", "implicit": "ranges"})
     assert one["header"]["flags"] == ["FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"]
     precisions = one["header"]["precisions"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resnet_edge.backends.tensorrt.timing_cache import TimingCache
-from resnet_edge.device.driver import Gpu
+from resnet_edge.device.nvidia import Gpu
 
 if TYPE_CHECKING:
     from pathlib import Path

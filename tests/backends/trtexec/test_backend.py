@@ -22,7 +22,7 @@ from resnet_edge.build.trtexec_equivalent import equivalent_command
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.catalog.targets import Target
-from resnet_edge.device.driver import Gpu
+from resnet_edge.device.nvidia import Gpu
 from resnet_edge.errors import (
     BackendUnavailableError,
     BuildError,
@@ -183,9 +183,9 @@ def test_int8_on_the_dla_takes_our_ranges_and_runs_on_its_core(
 def test_layers_that_stay_in_float_are_named_where_the_version_can(
     bundle: Bundle, use: Callable[..., None]
 ) -> None:
-    from resnet_edge.quantize.stage import store_plan
+    from resnet_edge.quantize.stage import store_float_layers
 
-    store_plan(bundle, {"keep_float": ["fc"]})
+    store_float_layers(bundle, {"keep_float": ["fc"]})
     config = BuildConfig("int8", profile=(4, 4, 4), implicit="ranges")
     use("8.5.2")
     options = header_of(build(bundle, XAVIER, config))["options"]

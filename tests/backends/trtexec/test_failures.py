@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.trtexec.failures import explain, succeeded, warnings_in
-from resnet_edge.backends.trtexec.process import Outcome
+from resnet_edge.backends.trtexec.process import ProcessResult
 
 STAMP = "[11/24/2026-08:00:00]"
 ECHOES = (
@@ -58,44 +58,47 @@ SYMPTOMS = [
 
 @pytest.mark.parametrize(("symptom", "message", "hint"), SYMPTOMS)
 def test_a_known_symptom_is_translated(symptom: str, message: str, hint: str) -> None:
-    said, advice = explain(Outcome(1, log(symptom)))
+    said, advice = explain(ProcessResult(1, log(symptom)))
     assert message in said
     assert advice is not None
     assert hint in advice
 
 
 def test_the_cause_is_quoted_and_not_its_echoes() -> None:
-    said, advice = explain(Outcome(1, log("[TRT] 9: Something nobody has seen", "")))
+    said, advice = explain(ProcessResult(1, log("[TRT] 9: Something nobody has seen", "")))
     assert (said, advice) == ("9: Something nobody has seen", None)
 
 
 def test_only_echoes_are_better_than_nothing() -> None:
-    assert explain(Outcome(1, log()))[0].endswith("Engine set up failed")
+    assert explain(ProcessResult(1, log()))[0].endswith("Engine set up failed")
 
 
 @pytest.mark.parametrize(
     ("outcome", "message"),
     [
-        (Outcome(-9, log("[TRT] last words")), "ended by SIGKILL; its last words: last words"),
-        (Outcome(-6, ""), "ended by SIGABRT"),
-        (Outcome(-200, ""), "ended by signal 200"),
-        (Outcome(None, "", "it took too long"), "it took too long"),
-        (Outcome(None, log("[TRT] busy"), "it took too long"), "its last words: busy"),
-        (Outcome(7, ""), "ended with status 7 and no word"),
-        (Outcome(0, ""), "ended with status 0 and no word"),
-        (Outcome(127, "sh: trtexec: broken\n"), "sh: trtexec: broken"),
+        (
+            ProcessResult(-9, log("[TRT] last words")),
+            "ended by SIGKILL; its last words: last words",
+        ),
+        (ProcessResult(-6, ""), "ended by SIGABRT"),
+        (ProcessResult(-200, ""), "ended by signal 200"),
+        (ProcessResult(None, "", "it took too long"), "it took too long"),
+        (ProcessResult(None, log("[TRT] busy"), "it took too long"), "its last words: busy"),
+        (ProcessResult(7, ""), "ended with status 7 and no word"),
+        (ProcessResult(0, ""), "ended with status 0 and no word"),
+        (ProcessResult(127, "sh: trtexec: broken\n"), "sh: trtexec: broken"),
     ],
 )
-def test_every_way_to_end_has_words(outcome: Outcome, message: str) -> None:
+def test_every_way_to_end_has_words(outcome: ProcessResult, message: str) -> None:
     assert message in explain(outcome)[0]
 
 
 def test_success_is_an_exit_status_and_a_word() -> None:
     passed = "&&&& PASSED TensorRT.trtexec [TensorRT v8502] # trtexec\n"
-    assert succeeded(Outcome(0, passed))
-    assert not succeeded(Outcome(1, passed))
-    assert not succeeded(Outcome(0, "all went well: &&&& PASSED x\n"))
-    assert not succeeded(Outcome(None, passed, "it took too long"))
+    assert succeeded(ProcessResult(0, passed))
+    assert not succeeded(ProcessResult(1, passed))
+    assert not succeeded(ProcessResult(0, "all went well: &&&& PASSED x\n"))
+    assert not succeeded(ProcessResult(None, passed, "it took too long"))
 
 
 def test_warnings_of_the_builder_once_and_without_the_remarks_on_timing() -> None:
@@ -123,7 +126,7 @@ def test_whatever_it_printed_the_explanation_is_one_short_printable_line(
     text: str, code: int | None, stopped: str
 ) -> None:
     for said in (text, log(text)):
-        message, _ = explain(Outcome(code, said, stopped))
+        message, _ = explain(ProcessResult(code, said, stopped))
         assert message
         assert message.isprintable()
         assert len(message) < 1000

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_edge.backends.trtexec.layer_precisions import (
-    Precision,
+    LayerPrecision,
     format_layer_precisions,
     parse_layer_precisions,
     precisions_of,
 )
 from resnet_edge.errors import ConfigError
 
-PRECISIONS = st.sampled_from(get_args(Precision))
+PRECISIONS = st.sampled_from(get_args(LayerPrecision))
 PLAIN = st.text(st.characters(exclude_characters=",'*\n"), min_size=1, max_size=12)
 PATTERNS = st.builds(lambda a, b: f"{a}*{b}", *[st.text("ab/.:", max_size=4)] * 2)
 SETTINGS = st.dictionaries(st.one_of(PLAIN, PATTERNS), PRECISIONS, max_size=8)
@@ -46,19 +46,21 @@ def as_trtexec_matches(pattern: str, layer: str) -> bool:
 
 
 @given(SETTINGS)
-def test_what_is_written_is_read_back_in_the_same_order(settings: dict[str, Precision]) -> None:
+def test_what_is_written_is_read_back_in_the_same_order(
+    settings: dict[str, LayerPrecision],
+) -> None:
     text = format_layer_precisions(settings)
     assert list(parse_layer_precisions(text).items()) == list(settings.items())
 
 
 @given(SETTINGS)
-def test_trtexec_reads_the_same_from_what_is_written(settings: dict[str, Precision]) -> None:
+def test_trtexec_reads_the_same_from_what_is_written(settings: dict[str, LayerPrecision]) -> None:
     assert as_trtexec_reads(format_layer_precisions(settings)) == settings
 
 
 @given(st.lists(st.tuples(PLAIN, PRECISIONS), max_size=8))
 def test_what_trtexec_would_read_from_any_list_is_read_here(
-    entries: list[tuple[str, Precision]],
+    entries: list[tuple[str, LayerPrecision]],
 ) -> None:
     text = ",".join(f"{name}:{precision}" for name, precision in entries)
     assert parse_layer_precisions(text) == as_trtexec_reads(text)
@@ -80,7 +82,7 @@ def test_a_pattern_matches_what_trtexec_says_it_matches(pattern: str, layer: str
 
 
 def test_the_documented_example() -> None:
-    settings: dict[str, Precision] = {"*": "fp16", "layer1.0.conv1": "int8", "fc:1": "fp32"}
+    settings: dict[str, LayerPrecision] = {"*": "fp16", "layer1.0.conv1": "int8", "fc:1": "fp32"}
     text = "*:fp16,layer1.0.conv1:int8,fc:1:fp32"
     assert format_layer_precisions(settings) == text
     assert parse_layer_precisions(text) == settings
@@ -126,7 +128,11 @@ def test_a_name_that_cannot_be_written_is_refused(name: str) -> None:
 
 
 def test_a_name_goes_before_a_pattern_and_the_rest_is_left_out() -> None:
-    settings: dict[str, Precision] = {"layer1*": "int8", "layer1.conv2": "fp16", "*conv3": "int8"}
+    settings: dict[str, LayerPrecision] = {
+        "layer1*": "int8",
+        "layer1.conv2": "fp16",
+        "*conv3": "int8",
+    }
     layers = ["layer1.conv1", "layer1.conv2", "layer1.conv3", "fc"]
     assert precisions_of(layers, settings) == {
         "layer1.conv1": "int8",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from resnet_edge.device.driver import Driver, Gpu, Runtime, query_driver, query_runtime
+from resnet_edge.device.nvidia import Gpu, NvidiaDriver, Runtime, query_driver, query_runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def compile_library(folder: Path, name: str, source: str, **values: int) -> str:
 
 def test_every_gpu_is_described(tmp_path: Path) -> None:
     library = compile_library(tmp_path, "a", DRIVER, VERSION=12060, INIT=0, COUNT=2)
-    assert query_driver(library) == Driver(
+    assert query_driver(library) == NvidiaDriver(
         "12.6",
         (
             Gpu("NVIDIA Stand-in", "8.9", 25393692672),
@@ -69,7 +69,7 @@ def test_a_driver_that_fails_says_why(tmp_path: Path, code: int, said: str) -> N
 
 def test_a_driver_without_a_gpu_says_so(tmp_path: Path) -> None:
     library = compile_library(tmp_path, "c", DRIVER, VERSION=13000, INIT=0, COUNT=0)
-    assert query_driver(library) == Driver("13.0", (), "no GPU is visible")
+    assert query_driver(library) == NvidiaDriver("13.0", (), "no GPU is visible")
 
 
 def test_no_driver_and_no_library_are_no_error(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from resnet_edge.bundle.names import MODEL, TABLE
 from resnet_edge.bundle.ranges_table import Ranges, RangesTable
 from resnet_edge.bundle.reference import Golden
 from resnet_edge.graph.onnx_model import load_graph
-from resnet_edge.quantize.adjustable import AdjustableGraph
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import run_graph
+from resnet_edge.quantize.variable_scales import VariableScaleGraph
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_ranges_fed_at_run_time_give_the_bits_of_a_graph_written_with_them(
     model = load_graph(bundle.artifact(MODEL))
     inputs = [bundle.model.image_spec.to_input(Golden.load(bundle).pixels[:4])] * 2
     answers = {}
-    with AdjustableGraph(model, table) as graph:
+    with VariableScaleGraph(model, table) as graph:
         for factor in (1.0, 0.1, 1.0):
             ranges = narrowed(table, factor)
             answers[factor] = graph.logits(inputs, ranges)

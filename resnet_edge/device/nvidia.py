@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Driver", "Gpu", "Runtime", "query_driver", "query_runtime"]
+__all__ = ["Gpu", "NvidiaDriver", "Runtime", "query_driver", "query_runtime"]
 
 INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver: absent, or older than the CUDA runtime
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute in cuda.h
@@ -41,7 +41,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Driver:
+class NvidiaDriver:
     """The NVIDIA driver.
 
     Attributes:
@@ -70,24 +70,24 @@ class Runtime:
     error: int
 
 
-def query_driver(library: str = "libcuda.so.1") -> Driver:
+def query_driver(library: str = "libcuda.so.1") -> NvidiaDriver:
     """Ask the driver for its version and its GPUs; never raises."""
     try:
         cuda = ctypes.CDLL(library)
         version, count = ctypes.c_int(), ctypes.c_int()
         if cuda.cuDriverGetVersion(ctypes.byref(version)):
-            return Driver(error=f"{library} does not answer")
+            return NvidiaDriver(error=f"{library} does not answer")
         supported = _version(version.value)
         failed = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
         if failed:
             reason = _ERRORS.get(failed, "see cuda.h")
-            return Driver(supported, error=f"CUDA driver error {failed}: {reason}")
+            return NvidiaDriver(supported, error=f"CUDA driver error {failed}: {reason}")
         gpus = tuple(_gpu(cuda, index) for index in range(count.value))
     except OSError:
-        return Driver(error=f"no NVIDIA driver ({library} is not there)")
+        return NvidiaDriver(error=f"no NVIDIA driver ({library} is not there)")
     except AttributeError as error:
-        return Driver(error=f"{library} is no CUDA driver: {error}")
-    return Driver(supported, gpus, "" if gpus else "no GPU is visible")
+        return NvidiaDriver(error=f"{library} is no CUDA driver: {error}")
+    return NvidiaDriver(supported, gpus, "" if gpus else "no GPU is visible")
 
 
 def query_runtime(libraries: Iterable[str]) -> Runtime | None:

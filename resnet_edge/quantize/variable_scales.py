@@ -15,10 +15,10 @@ from resnet_edge.bundle.ranges_table import Ranges
 from resnet_edge.quantize.placement import place
 from resnet_edge.quantize.qdq import engine_graph, engine_scales
 
-__all__ = ["AdjustableGraph"]
+__all__ = ["VariableScaleGraph"]
 
 
-class AdjustableGraph(Closing):
+class VariableScaleGraph(Closing):
     """A quantized model whose activation ranges can be changed between runs.
 
     Its weights are rounded, and the session is loaded, once for all tables.

@@ -9,10 +9,10 @@ from onnx import GraphProto
 from resnet_edge.graph.nodes import GraphIndex
 from resnet_edge.graph.operators import commutes
 
-__all__ = ["fill_ranges"]
+__all__ = ["derive_ranges"]
 
 
-def fill_ranges(graph: GraphProto, ranges: Mapping[str, float]) -> dict[str, float]:
+def derive_ranges(graph: GraphProto, ranges: Mapping[str, float]) -> dict[str, float]:
     """Add ranges that follow from others, so that TensorRT finds one wherever it looks.
 
     What an operator that commutes with quantization gives has the range of what it takes. What
