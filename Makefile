@@ -55,7 +55,8 @@ lock: $(BIN)/uv
 	printf '%s\n' $(ONLY_FOR_CUDA) | $(BIN)/uv pip compile --quiet --extra all --group dev \
 	  --constraint constraints.txt --excludes /dev/stdin --no-emit-package torch --generate-hashes \
 	  --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --no-annotate \
-	  --custom-compile-command 'make lock   (without PyTorch: the Makefile says why)' --output-file requirements-ci.txt pyproject.toml
+	  --custom-compile-command 'make lock   (without PyTorch: the Makefile says why)' \
+	  --output-file requirements-ci.txt pyproject.toml
 
 $(BIN)/cyclonedx-py $(BIN)/uv: | $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group release
