@@ -45,7 +45,8 @@ sbom: wheel $(BIN)/cyclonedx-py
 	$(BIN)/python -m pip --python build/sbom install --quiet --constraint constraints.txt \
 	  --no-index --find-links dist --no-deps resnet-edge==$(VERSION)
 	$(BIN)/python -m pip --python build/sbom install --quiet --constraint constraints.txt resnet-edge==$(VERSION)
-	$(BIN)/cyclonedx-py environment build/sbom --pyproject pyproject.toml --output-reproducible \
+	sed 's/^dynamic = .*/version = "$(VERSION)"/' pyproject.toml > build/sbom/pyproject.toml
+	$(BIN)/cyclonedx-py environment build/sbom --pyproject build/sbom/pyproject.toml --output-reproducible \
 	  --output-file dist/resnet-edge-$(VERSION).cdx.json
 
 # requirements-ci.txt, for Python 3.11 on Linux x86-64. PyTorch is not in it: PyPI has its CUDA build only, and
