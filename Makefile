@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' resnet_edge/_version.py)
 
-.PHONY: demo test test-slow lint wheel sbom lock emulated device-check clean
+.PHONY: demo test test-slow lint docs wheel sbom lock emulated device-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/resnet-edge demo
@@ -23,6 +23,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/make_architecture.py
+	$(BIN)/python docs/make_pages.py
 
 emulated: $(INSTALLED)
 	$(BIN)/python -m tests.emulation.build
