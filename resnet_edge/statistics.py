@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Judgement",
     "Outcome",
     "Paired",
     "count_pairs",
     "drop_limit",
     "gate",
+    "judge",
     "mcnemar",
     "mean_kl",
     "needed_images",
@@ -108,6 +110,45 @@ def gate(counts: Paired, max_drop: float) -> Outcome:
     if drop_limit(counts, Z_ONE_SIDED_95, upper=False) > max_drop:
         return "fail"
     return "inconclusive"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a paired comparison says of a budget.
+
+    Attributes:
+        outcome: Of the three-way gate.
+        drop_points: Loss in percentage points.
+        upper95: One-sided 95 % upper limit of it.
+        needed_n: Images that would settle an inconclusive outcome; None if none would, or none
+            are needed.
+    """
+
+    outcome: Outcome
+    drop_points: float
+    upper95: float
+    needed_n: int | None
+
+
+def judge(counts: Paired, max_drop: float, *, can_fail: bool = True) -> Judgement:
+    """Hold a paired comparison against a budget.
+
+    Args:
+        counts: Of the comparison.
+        max_drop: Largest allowed loss, in percentage points.
+        can_fail: Without labels a disagreement bounds the loss from above but proves none: then
+            a failure is inconclusive.
+    """
+    limit = max_drop / 100
+    outcome = gate(counts, limit)
+    if outcome == "fail" and not can_fail:
+        outcome = "inconclusive"
+    return Judgement(
+        outcome=outcome,
+        drop_points=100 * counts.drop,
+        upper95=100 * drop_limit(counts, Z_ONE_SIDED_95, upper=True),
+        needed_n=needed_images(counts, limit) if outcome == "inconclusive" else None,
+    )
 
 
 def needed_images(counts: Paired, max_drop: float) -> int | None:

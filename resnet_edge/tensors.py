@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["QMAX", "TensorSpec"]
 
-QMAX = 127
+QMAX = 127  # largest magnitude of a symmetric INT8 value
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.cuda.device import LIBRARIES
 from resnet_edge.build.request import Request, check_request
 from resnet_edge.catalog.targets import Target, list_targets
@@ -128,7 +129,7 @@ def test_packages_come_from_a_folder_over_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [t for t in list_targets() if t.backend != "onnxruntime"])
 def test_int8_is_expected_of_every_target_that_does_not_refuse_it(target: Target) -> None:
     try:
-        check_request(target, Request("int8"))
+        check_request(target, Request(BuildConfig("int8")))
         offered: tuple[str, ...] = ("fp16", "int8")
     except ConfigError:
         offered = ("fp16",)

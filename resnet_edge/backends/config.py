@@ -9,7 +9,8 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from resnet_edge.bundle.names import GraphKind
-from resnet_edge.errors import ConfigError
+from resnet_edge.catalog.targets import Target
+from resnet_edge.errors import BuildError, ConfigError
 
 __all__ = ["BuildConfig", "Calibration", "Calibrator", "EngineArtifact", "Precision"]
 
@@ -93,6 +94,32 @@ class BuildConfig:
         if self.precision != "int8":
             return self.precision
         return "int8-fp16" if self.rest == "fp16" else "int8"
+
+    def workspace_bytes(self, target: Target) -> int | None:
+        """Return what the builder may use: as asked, else as the target allows; None is its own."""
+        return target.workspace_bytes if self.workspace is None else self.workspace << 20
+
+    def check_batch(self, fixed: int | None) -> None:
+        """Refuse a profile that a graph of fixed batch cannot have.
+
+        Raises:
+            BuildError: It has another batch than the graph.
+        """
+        if fixed is not None and self.profile != (fixed,) * 3:
+            raise BuildError(
+                f"the model has a fixed batch of {fixed}", hint=f"pass --profile {fixed}"
+            )
+
+    def refuse_implicit(self, version: str) -> None:
+        """Say that this version has no calibrator.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"TensorRT {version} has no implicit quantization any more",
+            hint="leave out --implicit: the graph gets Q/DQ pairs",
+        )
 
     def check_dla(self) -> None:
         """Refuse what no DLA takes its ranges from: Q/DQ pairs, and the min-max calibrator.

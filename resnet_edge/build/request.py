@@ -9,7 +9,6 @@ from resnet_edge.backends.config import BuildConfig
 from resnet_edge.catalog.targets import Target, dla_hint
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import ConfigError
-from resnet_edge.images.spec import ImageSpec
 
 __all__ = ["RTX_CAPABILITIES", "Request", "check_request"]
 
@@ -20,50 +19,17 @@ _OFFERED = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Request:
-    """An engine that somebody wants.
+    """An engine that somebody wants, and what else decides whether it can be had.
 
     Attributes:
-        precision: ``fp32``, ``fp16`` or ``int8``; anything else is refused.
-        rest: With ``int8``: type of what is not quantized.
-        profile: Smallest, optimal and largest batch.
-        dla: DLA core, None for the GPU.
-        implicit: INT8 by TensorRT's own calibration instead of Q/DQ pairs.
-        hardware_compatible: An engine for every GPU from Ampere on.
+        config: What to build.
         raw_pixels: The network takes uint8.
-        compute_capabilities: GPUs to build for ahead of time; empty for the target's.
         version: Of the backend's library, None where it is not known.
     """
 
-    precision: str
-    rest: str = "fp16"
-    profile: tuple[int, int, int] = (1, 8, 32)
-    dla: int | None = None
-    implicit: bool = False
-    hardware_compatible: bool = False
+    config: BuildConfig
     raw_pixels: bool = False
-    compute_capabilities: tuple[str, ...] = ()
     version: str | None = None
-
-    @classmethod
-    def of(cls, config: BuildConfig, spec: ImageSpec, version: str | None) -> Request:
-        """Return what a build asks of the target, with this version of the library.
-
-        Args:
-            config: The build.
-            spec: What the network takes.
-            version: None where it is not known.
-        """
-        return cls(
-            config.precision,
-            config.rest,
-            config.profile,
-            dla=config.dla,
-            implicit=config.implicit is not None,
-            hardware_compatible=config.hardware_compatible,
-            raw_pixels=spec.input == "uint8",
-            compute_capabilities=config.compute_capabilities,
-            version=version,
-        )
 
 
 def check_request(target: Target, request: Request) -> None:
@@ -72,15 +38,13 @@ def check_request(target: Target, request: Request) -> None:
     Raises:
         ConfigError: It cannot work.
     """
-    for precision in (request.precision, request.rest):
+    for precision in (request.config.precision, request.config.rest):
         if precision not in _OFFERED:
             raise ConfigError(
                 f"{precision} is not offered: ResNets gain nothing over INT8 and FP16 by it, and "
                 "most Jetsons lack it",
                 hint="use --int8 or --fp16",
             )
-    if request.implicit and request.precision != "int8":
-        raise ConfigError("implicit quantization means INT8", hint="add --int8")
     if target.backend == "onnxruntime":
         _check_cpu(request)
         return
@@ -89,29 +53,29 @@ def check_request(target: Target, request: Request) -> None:
         _check_rtx(target, request)
     else:
         _check_version(target, request)
-    if request.dla is not None:
-        _check_dla(target, request, request.dla)
+    if request.config.dla is not None:
+        _check_dla(target, request, request.config.dla)
 
 
 def _check_cpu(request: Request) -> None:
-    if request.precision == "fp16":
+    if request.config.precision == "fp16":
         raise ConfigError(
             "ONNX Runtime has no FP16 kernels for this CPU; it would be slower than FP32",
             hint="use --int8, or the target of a GPU (resnet-edge targets)",
         )
-    if request.dla is not None or request.implicit:
-        what = "DLA" if request.dla is not None else "TensorRT, so no implicit quantization"
+    if request.config.dla is not None or request.config.implicit:
+        what = "DLA" if request.config.dla is not None else "TensorRT, so no implicit quantization"
         raise ConfigError(f"a CPU has no {what}", hint="pass the target of a Jetson")
 
 
 def _check_precision(target: Target, request: Request) -> None:
     capability = parts(target.compute_capability)
-    if request.precision == "int8" and (capability < (6, 1) or capability == (6, 2)):
+    if request.config.precision == "int8" and (capability < (6, 1) or capability == (6, 2)):
         raise ConfigError(
             f"{target.name} (compute capability {target.compute_capability}) has no INT8",
             hint="use --fp16, which is what this GPU is fast in",
         )
-    if request.hardware_compatible and capability < (8, 0):
+    if request.config.hardware_compatible and capability < (8, 0):
         raise ConfigError(
             f"{target.name} (compute capability {target.compute_capability}) is older than Ampere, "
             "from which on an engine can run on other GPUs",
@@ -126,14 +90,14 @@ def _check_rtx(target: Target, request: Request) -> None:
             f"{target.compute_capability}; it supports {', '.join(RTX_CAPABILITIES)})",
             hint='use TensorRT: backend = "tensorrt" in the target, on the device itself',
         )
-    _check_capabilities(target, request.compute_capabilities)
-    capabilities = request.compute_capabilities or (target.compute_capability,)
-    if "7.5" in capabilities and request.precision == "int8":
+    _check_capabilities(target, request.config.compute_capabilities)
+    capabilities = request.config.compute_capabilities or (target.compute_capability,)
+    if "7.5" in capabilities and request.config.precision == "int8":
         raise ConfigError(
             "TensorRT-RTX does not support INT8 on Turing (compute capability 7.5)",
             hint='use --fp16, or TensorRT: backend = "tensorrt" in the target',
         )
-    if request.implicit:
+    if request.config.implicit:
         raise ConfigError(
             "TensorRT-RTX has no calibrator; precision stands in the graph",
             hint="leave out --implicit: the graph gets Q/DQ pairs",
@@ -178,11 +142,8 @@ def _check_version(target: Target, request: Request) -> None:
             f"TensorRT {version} takes no uint8, which this model takes",
             hint="export it with --input float",
         )
-    if request.implicit and request.dla is None and parts(version) >= (11,):
-        raise ConfigError(
-            f"TensorRT {version} has no implicit quantization any more",
-            hint="leave out --implicit: the graph gets Q/DQ pairs",
-        )
+    if request.config.implicit and request.config.dla is None and parts(version) >= (11,):
+        request.config.refuse_implicit(version)
 
 
 def _jetpacks(target: Target) -> str:
@@ -205,16 +166,16 @@ def _check_dla(target: Target, request: Request, core: int) -> None:
             hint="the DLA works with JetPack 4.6 to 6.2, and on AGX Orin from JetPack "
             "7.2.2 with TensorRT 11.4.1; otherwise leave out --dla",
         )
-    if request.precision == "fp32":
+    if request.config.precision == "fp32":
         raise ConfigError("the DLA computes in FP16 and INT8 only", hint="use --fp16 or --int8")
-    if request.precision == "int8" and request.version and parts(request.version) >= (11,):
+    if request.config.precision == "int8" and request.version and parts(request.version) >= (11,):
         raise ConfigError(
             f"INT8 on the DLA needs implicit quantization, which TensorRT {request.version} has "
             "no more",
             hint="use --fp16 --dla, or --int8 on the GPU",
         )
-    if request.profile[0] != request.profile[2]:
+    if request.config.profile[0] != request.config.profile[2]:
         raise ConfigError(
             "the DLA runs one fixed batch only",
-            hint=f"pass one number, for example --profile {request.profile[1]}",
+            hint=f"pass one number, for example --profile {request.config.profile[1]}",
         )

@@ -153,8 +153,8 @@ def check_build(bundle: Bundle, target: Target, config: BuildConfig) -> None:
         ConfigError: The target cannot run this precision, or its backend lacks an option.
     """
     backend = get_backend(target.backend)
-    spec = bundle.model.image_spec
-    check_request(target, Request.of(config, spec, backend.probe().version))
+    raw_pixels = bundle.model.image_spec.input == "uint8"
+    check_request(target, Request(config, raw_pixels, backend.probe().version))
     backend.check(config)
 
 

@@ -19,7 +19,7 @@ from resnet_edge.build.opset import relabelled_name
 from resnet_edge.build.request import Request, check_request
 from resnet_edge.build.stage import engine_name
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.bundle.names import CACHE, MODEL
+from resnet_edge.bundle.names import CACHE, MODEL, graph_name
 from resnet_edge.catalog.targets import Target
 from resnet_edge.device.versions import parts
 from resnet_edge.errors import BackendUnavailableError, ConfigError
@@ -62,7 +62,8 @@ def equivalent_command(
         ConfigError: The target or this version cannot do it.
     """
     version, flags = _version(target, version)
-    check_request(target, Request.of(config, bundle.model.image_spec, version))
+    raw_pixels = bundle.model.image_spec.input == "uint8"
+    check_request(target, Request(config, raw_pixels, version))
     backend = TrtexecBackend()
     backend.check_for(config, flags, version)
     if config.builds > 1:
@@ -71,7 +72,7 @@ def equivalent_command(
         )
     model = load_graph(bundle.artifact(MODEL))
     graph = graph_for(config, flags)
-    name = MODEL if graph == "fp32" else f"model.{graph}.onnx"
+    name = graph_name(graph)
     if config.implicit is not None:
         name = base_name(bundle)
     name = relabelled_name(name, opset_of(model), target.opset_max(version))

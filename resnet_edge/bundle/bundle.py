@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from resnet_edge.bundle.manifest import Artifact, Manifest, ModelInfo, Record, check_name
-from resnet_edge.bundle.names import LOCK, MANIFEST
+from resnet_edge.bundle.names import LOCK, MANIFEST, TABLE, graph_name
 from resnet_edge.errors import BundleError, ConfigError
 from resnet_edge.files import sha256_file
 from resnet_edge.schema import encode
@@ -25,7 +25,7 @@ from resnet_edge.schema import encode
 __all__ = ["Bundle"]
 
 _PATIENCE = 60.0  # seconds; the lock is held for milliseconds
-_MAKERS = {"calibration.json": "calibrate", "model.int8.onnx": "quantize"}
+_MAKERS = {TABLE: "calibrate", graph_name("int8"): "quantize"}
 
 
 class Bundle:

@@ -18,6 +18,7 @@ __all__ = [
     "SENSITIVITY",
     "TABLE",
     "GraphKind",
+    "graph_name",
 ]
 
 MODEL, GOLDEN, EVALUATION = "model.onnx", "reference.npz", "evaluation.npz"
@@ -30,3 +31,8 @@ GRAPHS: tuple[GraphKind, ...] = get_args(GraphKind)
 SENSITIVITY = "reports/sensitivity.json"
 MANIFEST = "bundle.json"
 LOCK = ".bundle.lock"  # held while the manifest is read, merged and written
+
+
+def graph_name(graph: GraphKind) -> str:
+    """Return the artifact that holds this form of the model."""
+    return MODEL if graph == "fp32" else f"model.{graph}.onnx"

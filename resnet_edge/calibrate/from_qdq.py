@@ -6,7 +6,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
 from resnet_edge.errors import CalibrationError
-from resnet_edge.lint.view import DQ, Q, QdqView
+from resnet_edge.graph.operators import DQ, Q
+from resnet_edge.lint.view import QdqView
 
 __all__ = ["ranges_from_qdq"]
 

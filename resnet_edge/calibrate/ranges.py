@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError
+from resnet_edge.tensors import QMAX
 
 __all__ = [
     "METHODS",
@@ -29,8 +30,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 _BINS = 2048
 _LEVELS = 128  # magnitudes of a signed 8-bit number
-_QMAX = 127
-_TENSORRT_BINS, _TENSORRT_LEVELS = 1024, 127
+_TENSORRT_BINS, _TENSORRT_LEVELS = 1024, QMAX
 _TENSORRT_MOST_BINS = 8 * _TENSORRT_BINS
 _FIRST_BATCH_PERCENT = 99.99
 _NOTHING_SEEN = 1.0
@@ -93,9 +93,9 @@ def mse(histogram: Histogram) -> float:
     counts, width = histogram.linear(_BINS)
     centers = np.arange(_BINS) + 0.5  # in bins, as everything below
     mass, moment = (np.concatenate([[0.0], np.cumsum(v)]) for v in (counts, counts * centers))
-    levels = np.arange(_QMAX + 1)
+    levels = np.arange(QMAX + 1)
     candidates = np.arange(_LEVELS, _BINS + 1)
-    scales = candidates[:, None] / _QMAX
+    scales = candidates[:, None] / QMAX
     # Level k holds the centres between k - 1/2 and k + 1/2 scales, the last one all above, too.
     edges = np.clip(np.ceil((levels - 0.5) * scales - 0.5), 0, _BINS).astype(np.int64)
     edges = np.concatenate([edges, np.full((len(candidates), 1), _BINS)], axis=1)

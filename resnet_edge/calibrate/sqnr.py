@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from resnet_edge.bundle.ranges_table import TensorRange
 from resnet_edge.calibrate.histogram import Histogram
+from resnet_edge.tensors import QMAX
 
 __all__ = ["quantization_noise", "sqnr_db", "with_sqnr"]
 
-_QMAX = 127
 _MOST_DB = 300.0
 
 
@@ -33,9 +33,9 @@ def quantization_noise(histogram: Histogram, amaxes: Sequence[float]) -> NDArray
         float64, one per range.
     """
     bounds, counts = _buckets(histogram)
-    scales = np.asarray(amaxes, np.float64)[:, None] / _QMAX
+    scales = np.asarray(amaxes, np.float64)[:, None] / QMAX
     steps = bounds[:, None, :] / scales
-    levels = np.minimum(np.rint(steps), _QMAX)
+    levels = np.minimum(np.rint(steps), QMAX)
     low, high = steps - levels
     passed = levels[1] - levels[0]
     # In units of the scale: around one level the mean of r^2 from low to high; a bucket that

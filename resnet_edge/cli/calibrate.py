@@ -125,6 +125,8 @@ def _refuse_several(given: list[str]) -> None:
 def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
     from rich.table import Table
 
+    from resnet_edge.tensors import QMAX
+
     table = result.table
     methods = list(next(iter(table.tensors.values())).estimates)
     what = f"{table.random} RANDOM INPUTS" if table.random else f"{len(table.images)} images"
@@ -135,7 +137,7 @@ def _render(console: Console, bundle: Path, result: CalibrationResult) -> None:
     for heading in ("min", "max", *methods, "scale", "SQNR dB"):
         grid.add_column(heading, justify="right")
     for name, found in table.tensors.items():
-        values = (found.min, found.max, *found.estimates.values(), found.amax / 127)
+        values = (found.min, found.max, *found.estimates.values(), found.amax / QMAX)
         ratio = "–" if found.sqnr_db is None else f"{found.sqnr_db:.1f}"
         grid.add_row(name, *[f"{value:.4g}" for value in values], ratio)
     console.print(grid)

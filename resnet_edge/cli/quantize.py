@@ -160,10 +160,12 @@ def _is_calibrated(bundle: Bundle) -> bool:
 
 
 def _first_and_last(bundle: Bundle) -> list[str]:
+    from resnet_edge.bundle.names import MODEL
+    from resnet_edge.graph.macs import layer_macs
     from resnet_edge.graph.onnx_model import load_graph
-    from resnet_edge.quantize.sensitivity import layer_macs
+    from resnet_edge.graph.operators import WEIGHTED
 
-    names = list(layer_macs(load_graph(bundle.artifact("model.onnx"))))
+    names = list(layer_macs(load_graph(bundle.artifact(MODEL)), WEIGHTED))
     return [names[0], names[-1]]
 
 
@@ -173,6 +175,7 @@ def _in_float(bundle: Bundle, given: str) -> list[str]:
         layers_in_float,
         parse_layer_precisions,
     )
+    from resnet_edge.bundle.names import MODEL
     from resnet_edge.graph.onnx_model import load_graph
 
     if ":" not in given:  # no entry is without one, so it names a file
@@ -183,7 +186,7 @@ def _in_float(bundle: Bundle, given: str) -> list[str]:
                 f"--layer-precisions: cannot read {given}: {error}",
                 hint="write layer:precision,… or name a file that holds it",
             ) from error
-    model = load_graph(bundle.artifact("model.onnx"))
+    model = load_graph(bundle.artifact(MODEL))
     return layers_in_float(model.graph, parse_layer_precisions(given))
 
 
@@ -201,6 +204,7 @@ def _layer_precisions(bundle: Bundle) -> str | None:
 
 def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
     from resnet_edge.graph.onnx_model import load_graph
+    from resnet_edge.graph.operators import Q
     from resnet_edge.graph.relabel import opset_of
     from resnet_edge.quantize.stage import quantize as run_quantize
 
@@ -209,7 +213,7 @@ def _write_graph(bundle: Bundle, graph: str) -> dict[str, Any]:
     return {
         "model": str(result.path),
         "graph": graph,
-        "quantize_nodes": sum(node.op_type == "QuantizeLinear" for node in model.graph.node),
+        "quantize_nodes": sum(node.op_type == Q for node in model.graph.node),
         "opset": opset_of(model),
         "bytes": result.path.stat().st_size,
         "layer_precisions": _layer_precisions(bundle) if graph.startswith("int8") else "",

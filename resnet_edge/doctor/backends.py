@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.build.request import RTX_CAPABILITIES, Request, check_request
 from resnet_edge.catalog.automatic import automatic_target
 from resnet_edge.catalog.targets import Target
@@ -115,7 +116,7 @@ def _fits_jetpack(
     except ConfigError:  # a check of its own says so
         return []
     try:
-        check_request(target, Request("fp16", version=version))
+        check_request(target, Request(BuildConfig("fp16"), version=version))
     except ConfigError as error:
         fix = (
             "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.errors import GraphError
 
-__all__ = ["GraphIndex", "attribute", "insert_sorted", "prune"]
+__all__ = ["GraphIndex", "attribute", "free_name", "insert_sorted", "prune"]
 
 
 class GraphIndex:
@@ -66,6 +67,14 @@ def prune(graph: GraphProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend(initializers)
     del graph.value_info[:]
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return the name, numbered where something else has it."""
+    free, count = name, 1
+    while free in taken:
+        free, count = f"{name}_{count}", count + 1
+    return free
 
 
 def insert_sorted(graph: GraphProto, nodes: list[NodeProto]) -> None:

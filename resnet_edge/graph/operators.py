@@ -6,9 +6,11 @@ from onnx import NodeProto
 
 from resnet_edge.graph.nodes import attribute
 
-__all__ = ["COMMUTING", "WEIGHTED", "commutes"]
+__all__ = ["COMMUTING", "DQ", "MULTIPLYING", "WEIGHTED", "Q", "commutes"]
 
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "Gemm")
+MULTIPLYING = (*WEIGHTED, "MatMul")
 COMMUTING = ("MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Identity", "Squeeze")
 
 

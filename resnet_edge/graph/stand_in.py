@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted
+from resnet_edge.graph.operators import DQ, Q
 
 __all__ = ["halves", "stand_in"]
 
@@ -68,9 +69,9 @@ def _makes_half(node: NodeProto, known: Collection[str]) -> bool:
     if node.op_type == "Constant":
         value = attribute(node, "value")
         return value is not None and value.data_type == _HALF
-    if node.op_type == "DequantizeLinear":
+    if node.op_type == DQ:
         return node.input[1] in known
-    return node.op_type not in ("QuantizeLinear", "Shape") and any(i in known for i in node.input)
+    return node.op_type not in (Q, "Shape") and any(i in known for i in node.input)
 
 
 def _widened(
@@ -85,7 +86,7 @@ def _widened(
     if node.op_type == "Constant":
         _widen(attribute(node, "value"))
         return [node]
-    if node.op_type == "DequantizeLinear" and node.input[0] in index.initializers:
+    if node.op_type == DQ and node.input[0] in index.initializers:
         model.graph.initializer.append(numpy_helper.from_array(_dequantized(node, index), result))
         return []
     if node.op_type == "Cast":

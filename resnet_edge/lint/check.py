@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 from onnx import ModelProto
 
+from resnet_edge.graph.operators import DQ, Q
 from resnet_edge.lint.layer_rules import LAYER_RULES
 from resnet_edge.lint.pair_rules import PAIR_RULES
 from resnet_edge.lint.rule import FLAVOURS, Flavour, Severity
-from resnet_edge.lint.view import DQ, Q, QdqView
+from resnet_edge.lint.view import QdqView
 
 __all__ = ["FLAVOURS", "RULES", "Finding", "Flavour", "Severity", "lint", "select"]
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.graph.nodes import prune
+from resnet_edge.graph.operators import Q
 from resnet_edge.graph.relabel import set_opset
 from resnet_edge.lint.check import FLAVOURS, RULES, Finding, Flavour, lint, select
-from resnet_edge.lint.view import Q, QdqView
+from resnet_edge.lint.view import QdqView
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
 
 __all__ = ["FixResult", "fix"]

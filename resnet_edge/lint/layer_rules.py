@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from onnx import NodeProto, ValueInfoProto, defs
 
+from resnet_edge.graph.operators import DQ, MULTIPLYING, Q
 from resnet_edge.lint.rule import FLAVOURS, TRT8, TRT10, TYPED, Rule, Verdict, registrar
-from resnet_edge.lint.view import DQ, WEIGHTED, Q, QdqView
+from resnet_edge.lint.view import QdqView
 
 __all__ = ["LAYER_RULES"]
 
@@ -26,7 +27,7 @@ LAYER_RULES: list[Rule] = []
 _rule = registrar(LAYER_RULES)
 
 
-@_rule("layer-types", "error", TYPED, *WEIGHTED, "Add")
+@_rule("layer-types", "error", TYPED, *MULTIPLYING, "Add")
 def _layer_types(view: QdqView, node: NodeProto) -> Verdict:
     names = {view.FLOAT: "FP32", view.FLOAT16: "FP16"}
     found = [names.get(view.type_of(name), "?") for name in node.input if name]
@@ -53,7 +54,7 @@ def _activation_per_channel(view: QdqView, node: NodeProto) -> Verdict:
     return text, "one scale for the whole tensor", view.is_uniform(node)
 
 
-@_rule("weight-axis", "slow", FLAVOURS, *WEIGHTED)
+@_rule("weight-axis", "slow", FLAVOURS, *MULTIPLYING)
 def _weight_axis(view: QdqView, node: NodeProto) -> Verdict:
     dq = view.plain_weight_dq(node)
     if dq is None:
@@ -72,7 +73,7 @@ def _weight_axis(view: QdqView, node: NodeProto) -> Verdict:
     return text, f"scales along axis {wanted}; the weights are rounded once more", True
 
 
-@_rule("activation-not-quantized", "slow", FLAVOURS, *WEIGHTED)
+@_rule("activation-not-quantized", "slow", FLAVOURS, *MULTIPLYING)
 def _activation_not_quantized(view: QdqView, node: NodeProto) -> Verdict:
     if view.weight_dq(node) is None or view.dequantizer(node.input[0]) is not None:
         return None
@@ -82,7 +83,7 @@ def _activation_not_quantized(view: QdqView, node: NodeProto) -> Verdict:
     return text, "Q/DQ on its input, or float weights", False
 
 
-@_rule("weight-not-quantized", "slow", FLAVOURS, *WEIGHTED)
+@_rule("weight-not-quantized", "slow", FLAVOURS, *MULTIPLYING)
 def _weight_not_quantized(view: QdqView, node: NodeProto) -> Verdict:
     constant = len(node.input) > 1 and node.input[1] in view.constants
     if not constant or view.weight_dq(node) or not view.dequantizer(node.input[0]):

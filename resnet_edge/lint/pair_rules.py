@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
+from resnet_edge.graph.operators import DQ, Q
 from resnet_edge.lint.rule import FLAVOURS, TRT8, Rule, Verdict, registrar
 from resnet_edge.lint.typed_view import UINT8_MIDDLES
-from resnet_edge.lint.view import DQ, Q, QdqView
+from resnet_edge.lint.view import QdqView
 
 __all__ = ["PAIR_RULES"]
 

@@ -13,12 +13,11 @@ from onnx import ModelProto, NodeProto, TensorProto, defs, helper
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute
+from resnet_edge.graph.operators import DQ, MULTIPLYING, Q
 from resnet_edge.graph.relabel import opset_of, set_opset
 
-__all__ = ["DQ", "UINT8_MIDDLES", "WEIGHTED", "Q", "TypedView"]
+__all__ = ["UINT8_MIDDLES", "TypedView"]
 
-Q, DQ = "QuantizeLinear", "DequantizeLinear"
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 UINT8_MIDDLES = (127, 128)
 
 
@@ -41,7 +40,7 @@ class TypedView:
         self.inputs = [i for i in self.graph.input if i.name not in self.index.initializers]
         self.labels: dict[str, NodeProto] = {}
         for node in self.graph.node:
-            if node.op_type in (Q, DQ, "Add", *WEIGHTED) and len(node.input) < 2:
+            if node.op_type in (Q, DQ, "Add", *MULTIPLYING) and len(node.input) < 2:
                 raise GraphError(f"{node.op_type} {node.name} has too few inputs: not valid ONNX")
             taken = not node.name or node.name in self.labels
             self.labels[node.output[0] if taken else node.name] = node

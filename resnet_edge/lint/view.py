@@ -7,10 +7,10 @@ from functools import cached_property
 from onnx import NodeProto
 
 from resnet_edge.graph.nodes import attribute
-from resnet_edge.graph.operators import COMMUTING
-from resnet_edge.lint.typed_view import DQ, WEIGHTED, Q, TypedView
+from resnet_edge.graph.operators import COMMUTING, DQ, MULTIPLYING, Q
+from resnet_edge.lint.typed_view import TypedView
 
-__all__ = ["DQ", "WEIGHTED", "Q", "QdqView"]
+__all__ = ["DQ", "MULTIPLYING", "Q", "QdqView"]
 
 _PASSES = {*COMMUTING, "Transpose", "Unsqueeze"} - {"Pad"}
 _FUSES = ("Relu", "Clip", "BatchNormalization")

@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex
-from resnet_edge.graph.operators import WEIGHTED, commutes
+from resnet_edge.graph.operators import DQ, WEIGHTED, Q, commutes
 
 __all__ = ["Placement", "origin_of", "place", "reader_behind"]
 
@@ -55,7 +55,7 @@ def place(graph: GraphProto, *, keep_float: Collection[str] = ()) -> Placement:
     Raises:
         GraphError: The graph is already quantized, or has no convolution to quantize.
     """
-    if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in graph.node):
+    if any(n.op_type in (Q, DQ) for n in graph.node):
         raise GraphError(
             "the model is already explicitly quantized (it has Q/DQ nodes)",
             hint="start from the float model",

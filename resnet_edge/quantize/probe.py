@@ -14,13 +14,14 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.bundle.ranges_table import Ranges
 from resnet_edge.graph.nodes import GraphIndex, insert_sorted
+from resnet_edge.graph.operators import DQ, Q
 from resnet_edge.images.batches import portions
 from resnet_edge.quantize.placement import Placement, origin_of
 from resnet_edge.quantize.weights import quantize_weight, weight_scales
+from resnet_edge.tensors import QMAX
 
 __all__ = ["PROBE_BATCH", "LayerError", "channel_maxima", "layer_errors"]
 
-_QMAX = 127
 PROBE_BATCH = 2  # images at once: a probed graph holds every activation several times over
 
 
@@ -112,7 +113,7 @@ def _quantized_copy(
     weight = index.constant(layer.input[1])
     assert weight is not None  # placement only lists constant weights
     weight_scale = weight_scales(weight)
-    scale = np.float32(ranges[origin_of(layer.input[0], index)].amax / _QMAX)
+    scale = np.float32(ranges[origin_of(layer.input[0], index)].amax / QMAX)
     arrays = {  # the weights stay int8 until they are used: a quarter of the memory
         "weight": quantize_weight(weight, weight_scale),
         "weight_scale": weight_scale,
@@ -127,9 +128,9 @@ def _quantized_copy(
     copy.attribute.extend(layer.attribute)
     axes = [0, 2, 3] if layer.op_type == "Conv" else [0]
     steps = [
-        ("QuantizeLinear", [layer.input[0], f"{prefix}/scale", f"{prefix}/zero"], "q", {}),
-        ("DequantizeLinear", [f"{prefix}/q", f"{prefix}/scale", f"{prefix}/zero"], "x", {}),
-        ("DequantizeLinear", [f"{prefix}/weight", f"{prefix}/weight_scale"], "w", {"axis": 0}),
+        (Q, [layer.input[0], f"{prefix}/scale", f"{prefix}/zero"], "q", {}),
+        (DQ, [f"{prefix}/q", f"{prefix}/scale", f"{prefix}/zero"], "x", {}),
+        (DQ, [f"{prefix}/weight", f"{prefix}/weight_scale"], "w", {"axis": 0}),
         ("Sub", [f"{prefix}/y", layer.output[0]], "error", {}),
         ("ReduceMean", [f"{prefix}/error"], "bias", {"axes": axes, "keepdims": 0}),
         ("Mul", [f"{prefix}/error", f"{prefix}/error"], "error2", {}),

@@ -18,8 +18,9 @@ from resnet_edge.errors import GraphError
 from resnet_edge.graph.operators import commutes
 from resnet_edge.quantize.fp16 import HALF
 from resnet_edge.quantize.placement import Placement
-from resnet_edge.quantize.weights import QMAX, quantize_weight, round_weight, weight_scales
-from resnet_edge.quantize.writer import DQ, Pair, Writer, scale_name
+from resnet_edge.quantize.weights import quantize_weight, round_weight, weight_scales
+from resnet_edge.quantize.writer import DEQUANTIZED, Pair, Writer, scale_name
+from resnet_edge.tensors import QMAX
 
 __all__ = ["Weights", "engine_graph", "engine_scales", "twin_graph"]
 
@@ -96,7 +97,7 @@ def twin_graph(
         for node in writer.index.consumers[tensor]:
             writer.rewire(node, tensor, dequantized)
     for node in writer.weighted(placement):
-        source = node.input[0].removesuffix(DQ)
+        source = node.input[0].removesuffix(DEQUANTIZED)
         writer.quantize_layer(node, pairs[source].scale, _REDUCED if reduce_range else QMAX)
     return writer.finish()
 

@@ -17,12 +17,9 @@ from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import run_graph
 from resnet_edge.quantize.sensitivity import LayerSensitivity
 from resnet_edge.statistics import (
-    Z_ONE_SIDED_95,
     Outcome,
     count_pairs,
-    drop_limit,
-    gate,
-    needed_images,
+    judge,
 )
 
 __all__ = ["Budget", "Comparison", "Found", "Labelled", "Step", "compare", "search"]
@@ -178,12 +175,11 @@ def compare(
         logits = images.logits  # nothing is quantized
     labels = None if budget.metric == "agreement" else images.labels
     counts = count_pairs(images.logits, logits, labels)
-    limit = budget.max_drop / 100
-    outcome = gate(counts, limit)
+    judged = judge(counts, budget.max_drop)
     return Comparison(
         n=int(counts.n),
-        drop_points=100 * counts.drop,
-        upper95=100 * drop_limit(counts, Z_ONE_SIDED_95, upper=True),
-        outcome=outcome,
-        needed_n=needed_images(counts, limit) if outcome == "inconclusive" else None,
+        drop_points=judged.drop_points,
+        upper95=judged.upper95,
+        outcome=judged.outcome,
+        needed_n=judged.needed_n,
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from onnx import ModelProto
 
 from resnet_edge.bundle.ranges_table import Ranges
-from resnet_edge.graph.nodes import GraphIndex, attribute
-from resnet_edge.graph.onnx_model import infer_shapes
+from resnet_edge.graph.macs import layer_macs
 from resnet_edge.graph.operators import WEIGHTED
 from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.placement import place
@@ -18,7 +16,7 @@ from resnet_edge.quantize.probe import layer_errors
 from resnet_edge.quantize.qdq import engine_graph
 from resnet_edge.quantize.score import HeldOut, Inputs
 
-__all__ = ["LayerSensitivity", "layer_macs", "rank_layers"]
+__all__ = ["LayerSensitivity", "rank_layers"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def rank_layers(
     """
     placement = place(model.graph)
     errors = layer_errors(model, placement, ranges, inputs)
-    macs = layer_macs(model)
+    macs = layer_macs(model, WEIGHTED)
     total = sum(macs[name] for name in errors)
     by_proxy = sorted(errors, key=lambda name: errors[name].sqnr_db)
     measured: dict[str, float] = {}
@@ -86,23 +84,3 @@ def rank_layers(
         )
         for name in order
     )
-
-
-def layer_macs(model: ModelProto) -> dict[str, int]:
-    """Return the multiply-adds of every Conv and Gemm for one image."""
-    shapes, index, found = infer_shapes(model), GraphIndex(model.graph), {}
-    for node in model.graph.node:
-        if node.op_type not in WEIGHTED:
-            continue
-        weight = index.constant(node.input[1])
-        if weight is None:
-            continue
-        positions = prod(extent or 0 for extent in shapes.get(node.output[0], ())[2:])
-        per_output = weight[0].size if _rows_first(node) else weight.shape[0]
-        rows = weight.shape[0] if _rows_first(node) else weight.shape[1]
-        found[node.name] = int(positions * per_output * rows)
-    return found
-
-
-def _rows_first(node: Any) -> bool:
-    return node.op_type == "Conv" or bool(attribute(node, "transB", 0))

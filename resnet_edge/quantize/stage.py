@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.manifest import Record
-from resnet_edge.bundle.names import BASE, FLOAT_LAYERS, MODEL, TABLE, GraphKind
+from resnet_edge.bundle.names import BASE, FLOAT_LAYERS, MODEL, TABLE, GraphKind, graph_name
 from resnet_edge.bundle.ranges_table import RangesTable
 from resnet_edge.device.cpu import sums_saturate
 from resnet_edge.errors import BundleError, CalibrationError
@@ -72,7 +72,7 @@ def quantize(
     """
     if graph == "fp32":
         return QuantizeResult(MODEL, bundle.artifact(MODEL), cached=True)
-    name = f"model.{graph}.onnx"
+    name = graph_name(graph)
     config: dict[str, Any] = {"graph": graph}
     inputs = {"model": bundle.sha256(MODEL)}
     if graph != "fp16":

@@ -19,6 +19,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
 from resnet_edge.graph.onnx_model import infer_shapes
+from resnet_edge.graph.operators import DQ, Q
 
 __all__ = ["block_the_stem"]
 
@@ -67,10 +68,10 @@ def _stem(
     source, kernel = (index.producer.get(name) for name in node.input[:2])
     if source is None or kernel is None:
         return None
-    if {source.op_type, kernel.op_type} != {"DequantizeLinear"}:
+    if {source.op_type, kernel.op_type} != {DQ}:
         return None
     quantizer = index.producer.get(source.input[0])
-    if quantizer is None or quantizer.op_type != "QuantizeLinear":
+    if quantizer is None or quantizer.op_type != Q:
         return None
     weight, shape = index.constant(kernel.input[0]), shapes.get(quantizer.input[0], ())
     if weight is None or weight.ndim != len(shape) or weight.ndim != 4:
@@ -104,11 +105,9 @@ def _blocked(model: ModelProto, node: NodeProto, stem: _Stem) -> list[NodeProto]
     model.graph.initializer.append(numpy_helper.from_array(weight, kernel))
     made = [
         helper.make_node("SpaceToDepth", [stem.quantizer.input[0]], [blocks], blocksize=2),
-        helper.make_node("QuantizeLinear", [blocks, *stem.quantizer.input[1:]], [steps]),
-        helper.make_node("DequantizeLinear", [steps, *stem.source.input[1:]], [pixels]),
-        helper.make_node(
-            "DequantizeLinear", [kernel, *stem.kernel.input[1:]], [f"{kernel}_dequantized"], axis=0
-        ),
+        helper.make_node(Q, [blocks, *stem.quantizer.input[1:]], [steps]),
+        helper.make_node(DQ, [steps, *stem.source.input[1:]], [pixels]),
+        helper.make_node(DQ, [kernel, *stem.kernel.input[1:]], [f"{kernel}_dequantized"], axis=0),
     ]
     node.input[0], node.input[1] = pixels, f"{kernel}_dequantized"
     (top, bottom, height), (left, right, width) = stem.axes

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["QMAX", "quantize_weight", "round_weight", "scales_for_bias", "weight_scales"]
+from resnet_edge.tensors import QMAX
 
-QMAX = 127
+__all__ = ["quantize_weight", "round_weight", "scales_for_bias", "weight_scales"]
 
 
 def weight_scales(weight: NDArray[Any], qmax: int = QMAX) -> NDArray[Any]:

@@ -12,13 +12,14 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.errors import GraphError
 from resnet_edge.graph.nodes import GraphIndex, attribute, insert_sorted, prune
+from resnet_edge.graph.operators import DQ, Q
 from resnet_edge.graph.relabel import opset_of, set_opset
 from resnet_edge.quantize.placement import Placement
 from resnet_edge.quantize.weights import quantize_weight, scales_for_bias, weight_scales
 
-__all__ = ["DQ", "Pair", "Writer", "scale_name"]
+__all__ = ["DEQUANTIZED", "Pair", "Writer", "scale_name"]
 
-DQ = "_dequantized"
+DEQUANTIZED = "_dequantized"  # suffix of what a DQ gives
 _FP16_SCALES_SINCE = 19
 
 
@@ -74,9 +75,7 @@ class Writer:
         """Add Q and DQ behind a tensor; return the dequantized tensor's name."""
         names, quantized = self._parameters(tensor, pair), f"{tensor}_quantized"
         self.nodes.append(
-            helper.make_node(
-                "QuantizeLinear", [tensor, *names], [quantized], name=f"{tensor}/Q", **_axis(pair)
-            )
+            helper.make_node(Q, [tensor, *names], [quantized], name=f"{tensor}/Q", **_axis(pair))
         )
         return self._dequantize(tensor, quantized, names, pair)
 
@@ -116,10 +115,10 @@ class Writer:
         return self.model
 
     def _dequantize(self, tensor: str, quantized: str, names: list[str], pair: Pair) -> str:
-        dequantized = f"{tensor}{DQ}"
+        dequantized = f"{tensor}{DEQUANTIZED}"
         self.nodes.append(
             helper.make_node(
-                "DequantizeLinear",
+                DQ,
                 [quantized, *names],
                 [dequantized],
                 name=f"{tensor}/DQ",

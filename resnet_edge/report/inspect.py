@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from resnet_edge.backends.tensorrt.engine import RTX_MAGICS
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import MANIFEST
 from resnet_edge.bundle.sidecar import read_sidecar, sidecar_path
 from resnet_edge.errors import ResnetEdgeError
 from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.graph.operators import Q
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.models.checkpoint import read_checkpoint
 from resnet_edge.models.identify import describe
@@ -21,7 +23,6 @@ __all__ = ["inspect"]
 
 # Where nothing says how large the images are.
 _ASSUMED_SIZE = {"imagenet": (224, 224), "deep": (224, 224), "small": (32, 32)}
-_PLAN_MAGICS = (b"vtrt", b"vGGt")  # first bytes of RTX plans seen (1.7.1) and documented
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_file():
         with path.open("rb") as stream:
             magic = stream.read(4)
-        if sidecar_path(path).is_file() or magic in _PLAN_MAGICS:
+        if sidecar_path(path).is_file() or magic in RTX_MAGICS:
             return _engine(path)
     if path.suffix == ".onnx":
         return _onnx(path)
@@ -84,7 +85,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     model = load_graph(path)
-    quantized = sum(n.op_type == "QuantizeLinear" for n in model.graph.node)
+    quantized = sum(n.op_type == Q for n in model.graph.node)
     initializers = {i.name for i in model.graph.initializer}
     return {
         "kind": "onnx",

@@ -22,15 +22,13 @@ from resnet_edge.images.source import ImageSource
 from resnet_edge.progress import SILENT, Progress
 from resnet_edge.quantize.stage import layers_chosen_on
 from resnet_edge.statistics import (
-    Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
     Outcome,
     count_pairs,
     drop_limit,
-    gate,
+    judge,
     mcnemar,
     mean_kl,
-    needed_images,
 )
 from resnet_edge.verify.candidate import Candidate, Executed
 from resnet_edge.verify.reference_logits import reference_logits
@@ -203,11 +201,8 @@ def _compare(
 ) -> AccuracyResult:
     n = len(logits)
     same = int((reference.argmax(1) == logits.argmax(1)).sum())
-    limit = max_drop / 100
     counts = count_pairs(reference, logits, labels)
-    outcome = gate(counts, limit)
-    if labels is None and outcome == "fail":
-        outcome = "inconclusive"  # a disagreement does not prove a drop
+    judged = judge(counts, max_drop, can_fail=labels is not None)
     two_sided = [100 * drop_limit(counts, Z_TWO_SIDED_95, upper=up) for up in (False, True)]
     return AccuracyResult(
         n=n,
@@ -218,17 +213,17 @@ def _compare(
         backend=candidate.backend,
         precision=candidate.precision,
         executed=candidate.executed,
-        drop_points=None if labels is None else 100 * counts.drop,
+        drop_points=None if labels is None else judged.drop_points,
         drop_ci95=None if labels is None else (two_sided[0], two_sided[1]),
-        drop_upper95=100 * drop_limit(counts, Z_ONE_SIDED_95, upper=True),
+        drop_upper95=judged.upper95,
         agreement=100 * same / n,
         lost=int(counts.lost),
         won=int(counts.won),
         mcnemar_p=None if labels is None else mcnemar(counts),
         mean_kl=mean_kl(reference, logits),
         max_drop=max_drop,
-        outcome=outcome,
-        needed_n=needed_images(counts, limit) if outcome == "inconclusive" else None,
+        outcome=judged.outcome,
+        needed_n=judged.needed_n,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from resnet_edge.backends.config import BuildConfig
 from resnet_edge.build.request import Request, check_request
 from resnet_edge.catalog import automatic
 from resnet_edge.catalog.automatic import automatic_target, resolve_target
@@ -65,7 +66,7 @@ def test_a_named_target_takes_only_the_software_of_the_board_it_is_built_on(
     board = detect_jetson(tmp_path)
     monkeypatch.setattr(automatic, "detect_jetson", lambda: board)
     target = resolve_target("jetson-agx-orin-64gb")
-    request = Request("fp16", version=tensorrt)
+    request = Request(BuildConfig("fp16"), version=tensorrt)
     check_request(load_target("jetson-agx-orin-64gb"), request)
     if refused:
         with pytest.raises(ConfigError, match=rf"TensorRT {tensorrt} does not run.*JetPack 6\.1"):

@@ -60,7 +60,7 @@ def engine(
 ) -> Any:
     """Build and open an engine; it must be the engine that runs, not its graph."""
     try:
-        check_request(target, Request(precision))
+        check_request(target, Request(BuildConfig(precision)))
     except ConfigError as refused:  # INT8 on an RTX 20 card
         pytest.skip(refused.message)
     if target.backend == "tensorrt":  # what an engine computes does not depend on its speed

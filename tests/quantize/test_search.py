@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.graph.macs import layer_macs
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.probe import layer_errors
 from resnet_edge.quantize.score import HeldOut, Inputs, run_graph
 from resnet_edge.quantize.search import Budget, Labelled, compare, search
-from resnet_edge.quantize.sensitivity import layer_macs, rank_layers
+from resnet_edge.quantize.sensitivity import rank_layers
 from resnet_edge.quantize.stage import base_model, load_table
 
 if TYPE_CHECKING:

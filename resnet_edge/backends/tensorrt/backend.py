@@ -55,10 +55,7 @@ class TensorRTBackend(ModuleBackend):
                 hint="leave out --strongly-typed",
             )
         if config.implicit is not None and not features.calibrators:
-            raise ConfigError(
-                f"TensorRT {version} has no implicit quantization any more",
-                hint="leave out --implicit: the graph gets Q/DQ pairs",
-            )
+            config.refuse_implicit(version)
         if config.hardware_compatible and not features.hardware_compatibility:
             raise ConfigError(
                 f"TensorRT {version} builds for one GPU only",
@@ -83,7 +80,7 @@ class TensorRTBackend(ModuleBackend):
         keep_timings = config.timing_cache and config.builds == 1  # or all builds would be equal
         request = PlanRequest(
             config,
-            workspace=_workspace(target, config),
+            workspace=config.workspace_bytes(target),
             calibration=calibration,
             timing_cache=TimingCache(self.version(), gpu) if keep_timings else None,
             label=f"build {target.name} {config.precision}",
@@ -104,10 +101,6 @@ class TensorRTBackend(ModuleBackend):
     def session(self, trt: ModuleType, engine: Path, options: LoadOptions) -> TensorRTSession:
         """Open a session that captures CUDA graphs."""
         return TensorRTSession(trt, engine.read_bytes(), options)
-
-
-def _workspace(target: Target, config: BuildConfig) -> int | None:
-    return target.workspace_bytes if config.workspace is None else config.workspace << 20
 
 
 def _gpu_ms(trt: ModuleType, plan: bytes, options: LoadOptions, batch: int) -> float:

@@ -54,7 +54,7 @@ def place_on_dla(
     if not placed:
         raise ConfigError(
             f"the DLA can run none of the network's {len(left)} layers",
-            hint="leave out --dla: the GPU runs the whole network",
+            hint=dla_hint(0),
         )
     # Every layer is named, and now: the build that follows may take minutes.
     log.info("DLA core %d can run: %s", core, ", ".join(placed))

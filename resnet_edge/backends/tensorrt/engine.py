@@ -15,9 +15,9 @@ from resnet_edge.tensors import TensorSpec
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["LoadOptions", "LoadedEngine", "describe_engine", "refuse_foreign"]
+__all__ = ["RTX_MAGICS", "LoadOptions", "LoadedEngine", "describe_engine", "refuse_foreign"]
 
-_RTX_MAGICS = (b"vtrt", b"vGGt")  # first bytes of TensorRT for RTX's plans, seen and documented
+RTX_MAGICS = (b"vtrt", b"vGGt")  # first bytes of TensorRT for RTX's plans, seen and documented
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -139,7 +139,7 @@ def refuse_foreign(data: bytes, name: str, *, ahead_of_time: bool) -> None:
     Raises:
         EngineMismatchError: It is one.
     """
-    is_rtx = data[:4] in _RTX_MAGICS
+    is_rtx = data[:4] in RTX_MAGICS
     if is_rtx == ahead_of_time:
         return
     this, other = ("TensorRT", "TensorRT for RTX") if is_rtx else ("TensorRT for RTX", "TensorRT")

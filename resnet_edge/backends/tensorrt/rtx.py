@@ -56,8 +56,7 @@ class TensorRTRtxBackend(ModuleBackend):
         """Build for one or several compute capabilities, ahead of time."""
         trt = self.load()
         capabilities = config.compute_capabilities or (target.compute_capability,)
-        own = config.workspace
-        workspace = target.workspace_bytes if own is None else own << 20
+        workspace = config.workspace_bytes(target)
         request = PlanRequest(
             config,
             workspace=workspace,

@@ -127,10 +127,7 @@ def _set_profile(
     tensor: tensorrt.ITensor = network.get_input(0)
     shape, batches = tuple(tensor.shape), request.config.profile
     if shape[0] != -1:
-        if batches != (shape[0],) * 3:
-            raise BuildError(
-                f"the model has a fixed batch of {shape[0]}", hint=f"pass --profile {shape[0]}"
-            )
+        request.config.check_batch(shape[0])
         return
     profile: tensorrt.IOptimizationProfile = builder.create_optimization_profile()
     low, best, high = ((batch, *shape[1:]) for batch in batches)

@@ -13,7 +13,7 @@ from resnet_edge.backends.config import BuildConfig
 from resnet_edge.backends.trtexec.layer_precisions import format_layer_precisions
 from resnet_edge.bundle.names import GraphKind
 from resnet_edge.catalog.targets import Target
-from resnet_edge.errors import BuildError, ConfigError, GraphError
+from resnet_edge.errors import ConfigError, GraphError
 from resnet_edge.tensors import TensorSpec
 
 __all__ = [
@@ -75,21 +75,18 @@ def build_request(
         BuildError: The profile does not fit a graph of fixed batch.
     """
     fixed = inputs[0].shape[0]
-    if fixed is not None and config.profile != (fixed,) * 3:
-        raise BuildError(f"the model has a fixed batch of {fixed}", hint=f"pass --profile {fixed}")
+    config.check_batch(fixed)
     low, best, high = (
         {i.name: tuple(batch if n is None else n for n in i.shape) for i in inputs}
         for batch in config.profile
     )
-    workspace = config.workspace
-    if workspace is None and target.workspace_bytes is not None:
-        workspace = target.workspace_bytes >> 20
+    workspace = config.workspace_bytes(target)
     return Build(
         onnx=onnx,
         engine=engine,
         config=config,
         shapes={} if fixed else {name: (low[name], best[name], high[name]) for name in low},
-        workspace_mib=workspace,
+        workspace_mib=None if workspace is None else workspace >> 20,
     )
 
 

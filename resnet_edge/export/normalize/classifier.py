@@ -27,7 +27,6 @@ from resnet_edge.export.normalize.passes import (
     tidy_names,
 )
 from resnet_edge.export.normalize.shapes import (
-    count_macs,
     fix_input,
     fold_constants,
     free_batch,
@@ -39,6 +38,7 @@ from resnet_edge.export.normalize.simplify import (
     drop_exporter_metadata,
     run_onnxsim,
 )
+from resnet_edge.graph.macs import layer_macs
 from resnet_edge.graph.relabel import opset_of, set_opset
 
 __all__ = ["Normalized", "normalize"]
@@ -115,7 +115,7 @@ def normalize(
     dense_to_gemm(copy)
     fold_affine(copy)
     flatten_output(copy)
-    macs = count_macs(copy)
+    macs = sum(layer_macs(copy).values())
     give_own_weights(copy)
     blocked = free_batch(copy) if free else None
     drop_exporter_metadata(copy)

@@ -12,7 +12,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version
 
 from resnet_edge.errors import GraphError
 from resnet_edge.export.normalize.shapes import state_output, store, tensor_shapes
-from resnet_edge.graph.nodes import GraphIndex, attribute, prune
+from resnet_edge.graph.nodes import GraphIndex, attribute, free_name, prune
+from resnet_edge.graph.onnx_model import infer_shapes
 from resnet_edge.graph.relabel import opset_of
 
 __all__ = [
@@ -113,10 +114,13 @@ def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 def pool_globally(model: ModelProto) -> None:
     """Write every mean over a whole feature map as a GlobalAveragePool.
 
+    ReduceMean changed its inputs in opset 18, and the pooling operator is what TensorRT and ONNX
+    Runtime have INT8 kernels for. The batch may be free.
+
     Afterwards: no ReduceMean over height and width, in either layout, and no AveragePool whose
     window is the image.
     """
-    graph, index, shapes = model.graph, GraphIndex(model.graph), tensor_shapes(model)
+    graph, index, shapes = model.graph, GraphIndex(model.graph), infer_shapes(model)
     nodes: list[NodeProto] = []
     for node in graph.node:
         nodes += _as_global_pool(node, index, shapes) or [node]
@@ -126,7 +130,7 @@ def pool_globally(model: ModelProto) -> None:
 
 
 def _as_global_pool(
-    node: NodeProto, index: GraphIndex, shapes: dict[str, tuple[int, ...]]
+    node: NodeProto, index: GraphIndex, shapes: dict[str, tuple[int | None, ...]]
 ) -> list[NodeProto]:
     """Return what replaces a node, nothing if it is no global pool."""
     source = node.input[0] if node.input else ""
@@ -228,9 +232,7 @@ def tidy_names(model: ModelProto) -> None:
     for name in tensors:
         stems = [name.removesuffix(s) for s in _DERIVED if name.endswith(s)]
         if name not in renamed and (name in ("input", "logits") or taken.intersection(stems)):
-            free = f"{name}_"
-            while free in taken:
-                free += "_"
+            free = free_name(f"{name}_", taken)
             taken.add(free)
             renamed[name] = free
     for value in (*graph.input, *graph.output, *graph.initializer):

@@ -6,7 +6,6 @@ They work in place on a graph whose input has a fixed size; `fix_input` gives it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.errors import GraphError
-from resnet_edge.graph.nodes import GraphIndex, attribute, prune
+from resnet_edge.graph.nodes import GraphIndex, attribute, free_name, prune
 from resnet_edge.graph.onnx_model import infer_shapes
 
 __all__ = [
-    "count_macs",
     "fix_input",
     "fold_constants",
     "free_batch",
@@ -81,9 +79,7 @@ def store(model: ModelProto, name: str, value: NDArray[Any]) -> str:
     graph = model.graph
     taken = {i.name for i in (*graph.initializer, *graph.input)}
     taken.update(o for n in graph.node for o in n.output)
-    free, count = name, 1
-    while free in taken:
-        free, count = f"{name}_{count}", count + 1
+    free = free_name(name, taken)
     graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), free))
     return free
 
@@ -202,25 +198,3 @@ def _keeps_rows(
         )
         return 0 not in gone
     return True
-
-
-def count_macs(model: ModelProto) -> int:
-    """Count the multiply-adds of convolutions and matrix products for one image.
-
-    The shapes must be fixed; what does not depend on the image counts nothing.
-    """
-    shapes = tensor_shapes(model)
-    total, batch = 0, shapes[model.graph.input[0].name][0]
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        left, right = shapes.get(node.input[0]), shapes.get(node.input[1])
-        out = shapes.get(node.output[0])
-        if left is None or right is None or out is None:
-            continue
-        if node.op_type == "Conv":
-            depth = prod(right[1:])
-        else:
-            depth = left[0] if attribute(node, "transA", 0) else left[-1]
-        total += prod(out) * depth
-    return total // batch

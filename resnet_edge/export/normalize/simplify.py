@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import onnx
 from onnx import ModelProto
 
 from resnet_edge.errors import ExportError
 from resnet_edge.export.normalize.layers import give_own_weights
-from resnet_edge.graph.nodes import GraphIndex, attribute, prune
+from resnet_edge.export.normalize.passes import pool_globally
 from resnet_edge.graph.relabel import set_opset
 
 __all__ = [
@@ -56,7 +55,7 @@ def simplify(model: ModelProto, *, fold: bool = True) -> SimplifyResult:
     before = Counter(n.op_type for n in model.graph.node)
     if fold:
         model = run_onnxsim(model)
-    _mean_to_global_average_pool(model)
+    pool_globally(model)
     give_own_weights(model)
     drop_exporter_metadata(model)
     set_opset(model, OPSET, IR_VERSION)
@@ -83,30 +82,6 @@ def run_onnxsim(model: ModelProto) -> ModelProto:
             "onnxsim's result does not equal its input", hint="run again with --no-simplify"
         )
     return model
-
-
-def _mean_to_global_average_pool(model: ModelProto) -> None:
-    """Replace the mean over height and width by GlobalAveragePool.
-
-    ReduceMean changed its inputs in opset 18, and the pooling operator is what TensorRT and ONNX
-    Runtime have INT8 kernels for.
-    """
-    index = GraphIndex(model.graph)
-    for position, node in enumerate(model.graph.node):
-        if node.op_type != "ReduceMean" or not attribute(node, "keepdims", 1):
-            continue
-        axes = attribute(node, "axes")
-        if axes is None and len(node.input) > 1:
-            constant = index.constant(node.input[1])
-            axes = None if constant is None else constant.tolist()
-        if axes is None or sorted(axes) not in ([2, 3], [-2, -1]):
-            continue
-        pool = onnx.helper.make_node(
-            "GlobalAveragePool", [node.input[0]], list(node.output), name=node.name
-        )
-        model.graph.node.remove(node)
-        model.graph.node.insert(position, pool)
-    prune(model.graph)
 
 
 def drop_exporter_metadata(model: ModelProto) -> None:

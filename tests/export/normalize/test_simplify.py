@@ -93,13 +93,22 @@ def test_the_old_form_with_an_axes_attribute_is_replaced_too() -> None:
 
 @pytest.mark.parametrize(
     ("attributes", "axes"),
-    [("keepdims=0", (2, 3)), ("keepdims=1", (1, 2)), ("keepdims=1", (3,)), ("keepdims=1", (0, 1))],
+    [("keepdims=0", (3, 1)), ("keepdims=1", (1, 2)), ("keepdims=1", (3,)), ("keepdims=1", (0, 1))],
 )
 def test_another_mean_is_not_a_pool_and_is_refused(attributes: str, axes: tuple[int, ...]) -> None:
     text = f"""
     g (float[n,3,5,7] x) => (float[a,b,c,d] y) {{ y = ReduceMean <{attributes}> (x, axes) }}"""
     with pytest.raises(GraphError, match="ReduceMean"):
         simplify(onnx_model(text, opset=18, axes=np.array(axes)), fold=False)
+
+
+def test_a_mean_that_drops_the_extents_is_a_pool_and_a_flatten() -> None:
+    text = "g (float[n,3,5,7] x) => (float[n,3] y) { y = ReduceMean <keepdims=0> (x, axes) }"
+    model = onnx_model(text, opset=18, axes=np.array([2, 3]))
+    before = run(model, 2, 3, 5, 7)
+    result = simplify(model, fold=False)
+    assert result.after == {"GlobalAveragePool": 1, "Flatten": 1}
+    assert np.allclose(run(result.model, 2, 3, 5, 7), before, atol=1e-6)
 
 
 def test_constants_are_folded() -> None:
