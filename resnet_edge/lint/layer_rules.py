@@ -1,7 +1,7 @@
 """Where a layer would run in float, and what else TensorRT does not take in a Q/DQ graph.
 
 The facts are from the sources of NVIDIA's parsers (8.5, 8.6, 10.x), from its documentation, and
-from experiments with the TensorRT-RTX builder, which ``tests/quantize/test_lint.py`` repeats.
+from experiments with the TensorRT-RTX builder, which ``tests/lint/test_check.py`` repeats.
 """
 
 from __future__ import annotations
