@@ -259,6 +259,35 @@ def test_the_times_of_the_gpu_are_taken_apart(tiny: str) -> None:
     assert all(whole >= sum(parts) for whole, *parts in times)
 
 
+def test_a_measurement_is_warmed_up_by_calls_that_do_not_count(tiny: str) -> None:
+    def work(bundle: str) -> list[Any]:
+        from resnet_edge.backends.tensorrt.lane import Lane
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation import control
+
+        blocks, measure = [], Lane.measure
+
+        def watch(lane: Lane, feed: Any, seconds: float, count: int) -> Any:
+            control.called()
+            times = measure(lane, feed, seconds, count)
+            captures = sum(name.startswith("cuStreamBeginCapture") for name in control.called())
+            blocks.append([seconds, count, len(times.total), captures])
+            return times
+
+        Lane.measure = watch
+        flow = Flow(bundle)
+        with flow.open(flow.build()) as session:
+            times = session.measure(flow.feed, warm_up=0.01, seconds=0.0, count=5)
+        return [blocks, len(times.total)]
+
+    (warm_up, block), count = on_device(work, tiny)
+    assert warm_up[0] == 0.01
+    assert warm_up[2] >= warm_up[1] >= 20
+    assert warm_up[3] == 1  # its graph is captured before what counts
+    assert block == [0.0, 5, 5, 0]
+    assert count == 5
+
+
 def test_everything_is_released_in_order_and_closing_twice_is_allowed(tiny: str) -> None:
     def work(bundle: str) -> list[Any]:
 
