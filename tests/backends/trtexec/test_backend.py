@@ -273,8 +273,16 @@ def test_the_fastest_of_several_builds_is_kept(
     monkeypatch.setattr(backend_module, "_gpu", lambda: replace(GPU, compute_capability="7.2"))
     monkeypatch.setattr(backend_module, "_TIMED", 0.0)
     monkeypatch.setattr(backend_module, "_WARM_UP", 0.0)
+    timed: list[str] = []
+
+    def watch(program: Path, arguments: list[str], **options: Any) -> Outcome:
+        timed.extend(a for a in arguments if a.startswith("--shapes"))
+        return run_program(program, arguments, **options)
+
+    monkeypatch.setattr(session_module, "run_program", watch)
     use(version, "second-is-fast")
     result = build(bundle, XAVIER, BuildConfig("int8", profile=(1, 4, 8), builds=3))
+    assert timed == ["--shapes=input:4x1x8x8"] * 3  # the optimal batch
     header = header_of(result)
     assert Path(header["folder"]).name == "1"
     assert "--timingCacheFile" not in header["options"]  # or all builds would be equal
