@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from resnet_edge.bench import stage
 from resnet_edge.bench.contenders import Contender, contenders
 from resnet_edge.bench.stage import BenchConfig, BenchResult, bench
 from resnet_edge.build.stage import BuildConfig, build
@@ -66,6 +67,42 @@ def test_every_contender_is_measured_at_every_batch(bundle_copy: Path) -> None:
     assert set(value["latency_ms"]) == {"mean", "min", "p50", "p90", "p95", "p99", "max"}
     ordered = [value["latency_ms"][k] for k in ("min", "p50", "p90", "p95", "p99", "max")]
     assert ordered == sorted(ordered)
+
+
+def test_contenders_are_warmed_up_and_then_take_turns_there_and_back(
+    exported: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Watched:
+        """A contender's process that takes down what it is asked."""
+
+        def __init__(self, label: str) -> None:
+            self.label = label
+
+        def __enter__(self) -> Watched:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            asked.append((self.label, {}))
+
+        def ask(self, **command: Any) -> dict[str, Any]:
+            asked.append((self.label, command))
+            return {"ms": [1.0], "parts_ms": {}}
+
+    monkeypatch.setattr(stage, "_worker", lambda _, contender, __: Watched(contender.precision))
+    names = ("A", "B", "C")
+    three = [Contender("onnxruntime", name, Path("model.onnx")) for name in names]
+    config = BenchConfig(duration=2.0, iterations=10, warm_up=0.75, batches=(1, 4))
+    results, _ = bench(exported("tiny"), three, config)
+    for start in (0, len(asked) // 2):
+        part = asked[start : start + len(asked) // 2]
+        assert part[:3] == [(name, {"warm_up_s": 0.75}) for name in names]
+        blocks = part[3:-3]
+        assert "".join(name for name, _ in blocks) == "ABCCBAABCCBA"
+        assert all(command == {"seconds": 0.5, "count": 3} for _, command in blocks)
+        assert {name for name, command in part[-3:] if not command} == set(names)
+    assert [len(r.latencies_ms) for r in results] == [4] * 6
 
 
 def test_a_contender_that_dies_is_named_with_its_last_words(bundle_copy: Path) -> None:

@@ -116,33 +116,39 @@ def test_the_order_of_the_images_does_not_matter(
     assert set(forward.indices) == set(backward.indices)
 
 
-@pytest.mark.parametrize(("budget", "batch"), [(1, 1), (1 << 14, None), (1 << 40, 64)])
+@pytest.mark.parametrize(
+    ("images_in_budget", "batch"), [(0, 1), (1, 1), (2.99, 2), (7, 7), (64, 64), (1000, 64)]
+)
 def test_the_batch_follows_the_memory_budget(
     bundle: Bundle,
     model: ModelProto,
     images: IdxImages,
     monkeypatch: pytest.MonkeyPatch,
-    budget: int,
-    batch: int | None,
+    images_in_budget: float,
+    batch: int,
 ) -> None:
+    tensors, spec = place(model.graph).tensors, bundle.model.image_spec
     sizes: list[int] = []
+    nbytes: list[int] = []
     run = OnnxRuntimeSession.run
 
     def spy(self: OnnxRuntimeSession, feed: Any) -> Any:
         outputs = run(self, feed)
         sizes.append(len(feed["input"]))
-        if batch is None:
-            assert sum(v.nbytes for v in outputs.values()) <= budget
+        nbytes.append(sum(v.nbytes for v in outputs.values()))
         return outputs
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", spy)
+    collect(model, tensors, images, spec, indices=range(1))
+    budget = int(images_in_budget * nbytes[0])
     monkeypatch.setattr(module, "_BATCH_BYTES", budget)
-    tensors, spec = place(model.graph).tensors, bundle.model.image_spec
+    sizes.clear()
+    nbytes.clear()
     collect(model, tensors, images, spec, indices=range(80))
     probe, *passes = sizes
     assert (probe, sum(passes)) == (1, 80)
-    assert max(passes) == (batch or max(passes))
-    assert 1 <= max(passes) <= 64
+    assert max(passes) == batch
+    assert max(nbytes) <= max(budget, nbytes[0])
 
 
 def test_only_the_batch_being_counted_is_alive_when_the_next_is_computed(

@@ -16,6 +16,7 @@ LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 EDGES = bucket_edges()
 FIRST_NON_FINITE = 0x7F80
+CHUNK = 1 << 15  # values counted at a time
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 VALUES = arrays(np.float32, st.integers(1, 60), elements=FLOATS)
 
@@ -86,6 +87,21 @@ def test_nan_and_infinity_are_refused_and_nothing_is_counted(
     with pytest.raises(CalibrationError, match=f"1 of {values.size} values are NaN or infinite"):
         h.update(values)
     assert state(h) == before
+
+
+@pytest.mark.parametrize("position", [0, CHUNK - 1, CHUNK, 2 * CHUNK + 7, 3 * CHUNK - 1])
+def test_a_batch_of_several_chunks_is_taken_back_whole(position: int) -> None:
+    h = histogram([1.0, -2.0])
+    before = state(h)
+    values = np.random.default_rng(0).normal(0, 100, 3 * CHUNK).astype(np.float32)
+    values[position] = np.nan
+    with pytest.raises(CalibrationError, match=f"1 of {3 * CHUNK} values are NaN or infinite"):
+        h.update(values)
+    assert h.total == 2
+    assert state(h) == before
+    sound = np.delete(values, position)
+    h.update(sound)
+    assert state(h) == state(histogram([1.0, -2.0], sound))
 
 
 def test_a_nan_with_any_payload_is_refused() -> None:

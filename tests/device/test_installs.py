@@ -75,8 +75,41 @@ def test_packages_are_imported_elsewhere_and_say_their_version() -> None:
     require("onnxruntime")
     found = probe_packages()
     assert found["numpy"].version == sys.modules["numpy"].__version__
-    assert "CPUExecutionProvider" in found["onnxruntime"].details["providers"]
-    assert found["onnxruntime"].details["cuda_works"] in (True, False)
+    details = found["onnxruntime"].details
+    assert "CPUExecutionProvider" in details["providers"]
+    assert "CUDAExecutionProvider" in details["providers"] or details["cuda_works"] is False
+
+
+ONNX_RUNTIME = """
+__version__ = "1.99"
+def set_default_logger_severity(level): pass
+def get_available_providers(): return {available}
+class InferenceSession:
+    def __init__(self, model, providers): assert providers == ["CUDAExecutionProvider"]
+    def get_providers(self): return {used}
+"""
+CPU, CUDA = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("available", "used", "works"),
+    [(CPU, CPU, False), (CUDA, CPU, False), (CUDA, CUDA, True)],
+    ids=["no provider", "a provider that falls back", "a provider that runs"],
+)
+def test_cuda_works_in_onnx_runtime_where_a_session_really_uses_it(
+    available: list[str],
+    used: list[str],
+    works: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make(tmp_path / "onnxruntime.py", ONNX_RUNTIME.format(available=available, used=used))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(packages, "_PROBES", {"onnxruntime": packages._PROBES["onnxruntime"]})
+    found = probe_packages()["onnxruntime"]
+    assert (found.version, found.error) == ("1.99", "")
+    assert found.details == {"providers": available, "cuda_works": works}
 
 
 @pytest.mark.parametrize(

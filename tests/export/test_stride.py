@@ -117,6 +117,24 @@ def test_images_that_cannot_tell_leave_the_assumption(
     assert not one.stride_known
 
 
+@pytest.mark.parametrize(("alone", "told"), [(5, False), (6, True)], ids=["p=0.063", "p=0.031"])
+def test_images_that_one_variant_alone_gets_right_decide_at_the_5_percent_level(
+    checkpoint: Checkpoint, network: ResNet, alone: int, told: bool
+) -> None:
+    config = network.config
+    other = ResNet(replace(config, stride_in_1x1=not config.stride_in_1x1)).eval()
+    other.load_state_dict(network.state_dict())
+    images, labels = labelled(network, 200)
+    theirs = labelled(other, 200)[1]
+    differ = np.flatnonzero(labels != theirs)
+    assert len(differ) >= alone
+    for i in differ[alone:]:  # both wrong
+        labels[i] = next(c for c in range(5) if c not in (labels[i], theirs[i]))
+    chosen = choose_by_labels(checkpoint, SPEC, images, labels)
+    assert chosen.stride_known == told
+    assert chosen.config.stride_in_1x1 == (config.stride_in_1x1 and told)
+
+
 def test_what_is_known_is_not_tried(checkpoint: Checkpoint, network: ResNet) -> None:
     settled = replace(checkpoint, stride_known=True)
     images, labels = labelled(network, 10)

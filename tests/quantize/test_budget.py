@@ -21,7 +21,7 @@ from resnet_edge.export.stage import export
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from resnet_edge.quantize.budget import _labelled, meet_budget
+from resnet_edge.quantize.budget import _labelled, meet_budget, sensitivity
 from resnet_edge.quantize.search import Budget
 from resnet_edge.quantize.stage import base_model, float_layers, layers_chosen_on, quantize
 from resnet_edge.verify.candidate import Candidate
@@ -156,6 +156,30 @@ def test_a_budget_met_by_full_int8_keeps_no_layer_and_is_proven(
     assert {layer.name for layer in result.ranking} == {
         n.name for n in base_model(bundle).graph.node if n.op_type in ("Conv", "Gemm")
     }
+
+
+def test_no_image_of_the_calibration_is_chosen_on_or_proven_with(
+    bundle_copy: Path, images: IdxImages, shipped_images: Path
+) -> None:
+    bundle = Bundle.open(bundle_copy)
+    calibration = open_images(shipped_images / "calibration")
+    assert isinstance(calibration, IdxImages)
+    seen, unseen = few(calibration, 100), few(images, 500)
+    used = calibrate(bundle, seen, load_recipe("auto")).table.used
+    assert len(used) == 100  # those it chose on among them
+    pixels = np.concatenate([seen.pixels, unseen.pixels])
+    labels = np.concatenate([seen.labels, unseen.labels])
+    mixed = IdxImages(images.path, pixels, labels, images.class_names)
+    result = meet_budget(bundle, mixed, labels, Budget(5.0, "top1"))
+    chosen_on = layers_chosen_on(bundle)
+    assert not chosen_on & set(used)
+    assert len(chosen_on) == 250
+    assert {step.comparison.n for step in result.found.steps} == {250}
+    assert result.proof.n == 250
+    with pytest.raises(DataError, match="leaves 0 images after calibration"):
+        meet_budget(bundle, seen, seen.labels, Budget(5.0, "top1"))
+    with pytest.raises(DataError, match="were calibrated on"):
+        sensitivity(bundle, seen)
 
 
 def test_kept_layers_are_float_in_every_graph_until_the_next_calibration(

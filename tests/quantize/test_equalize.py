@@ -168,3 +168,41 @@ def test_grouped_convolutions_are_read_by_group() -> None:
     assert result.groups == 6
     assert result.spread > 1
     assert np.allclose(before, run_graph(result.model, batches, optimise="all"), atol=1e-5)
+
+
+def geometric_mean(values: np.ndarray[Any, Any]) -> float:
+    return float(np.exp(np.log(values).mean()))
+
+
+@pytest.mark.parametrize("case", ["unread", "dead"])
+def test_a_channel_without_a_level_of_its_own_takes_that_of_its_neighbours(case: str) -> None:
+    """A channel of large activations that nobody reads, or of large weights that read zeros."""
+    from onnx import numpy_helper
+
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0.5, 2, (4, 2, 1, 1)).astype(np.float32)
+    second = rng.uniform(0.5, 2, (3, 4, 1, 1)).astype(np.float32)
+    if case == "unread":
+        first[1] *= 1000
+        second[:, 1] = 0
+    else:
+        first[1] = 0
+        second[:, 1] *= 1000
+    model = onnx_model(
+        "g (float[N,2,4,4] x) => (float[N,3,4,4] y) "
+        "{ a = Conv <kernel_shape=[1,1]> (x, w)  b = Relu (a) "
+        "y = Conv <kernel_shape=[1,1]> (b, v) }",
+        w=first,
+        v=second,
+    )
+    batches = [rng.uniform(0, 1, (4, 2, 4, 4)).astype(np.float32)]
+    result = equalize(model, channel_maxima(model, ["b"], batches)).model
+    activations = channel_maxima(result, ["b"], batches)["b"]
+    [columns] = [numpy_helper.to_array(i) for i in result.graph.initializer if i.name == "v"]
+    weights = np.array([geometric_mean(np.abs(c)) if c.any() else 0 for c in columns[..., 0, 0].T])
+    levels, others = (activations, weights) if case == "unread" else (weights, activations)
+    assert others[1] == 0
+    assert levels[1] == pytest.approx(geometric_mean(np.delete(levels, 1)), rel=1e-4)
+    assert np.delete(levels, 1) == pytest.approx(np.delete(others, 1), rel=1e-4)
+    before = run_graph(model, batches, optimise="all")
+    assert np.allclose(before, run_graph(result, batches, optimise="all"), rtol=1e-4)

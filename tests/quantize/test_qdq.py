@@ -383,3 +383,52 @@ def test_the_float_model_is_left_alone(kind: str) -> None:
     before = model.SerializeToString()
     convert(model, ranges(x=1.0), kind)
     assert model.SerializeToString() == before
+
+
+LAST = {"basic": "conv2", "bottleneck": "conv3", "resnet20": "conv2"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", sorted(LAST))
+def test_the_sum_after_a_layer_kept_in_float_reads_what_it_read_before(
+    calibrated: Callable[[str], Bundle], name: str, kind: str
+) -> None:
+    bundle = calibrated(name)
+    table, model = RangesTable.load(bundle.artifact(TABLE)), load_graph(bundle.artifact(MODEL))
+    model = to_fp16(model) if kind == "fp16" else model
+    index = GraphIndex(model.graph)
+    adds = nodes(model, "Add")
+    weights: Weights = "float" if kind == "int8" else "int8"
+    for kept in adds:
+        [layer] = [p.name for t in kept.input if (p := index.producer[t]).name.endswith(LAST[name])]
+        placement = place(model.graph, keep_float=[layer])
+        assert placement.float_nodes == {kept.output[0]}
+        graph = engine_graph(model, placement, table, weights=weights)
+        by_output = {n.output[0]: n for n in graph.graph.node}
+        for add in adds:
+            same = list(by_output[add.output[0]].input) == list(add.input)
+            through = any(index.producer[t].op_type in PASSES_ON for t in add.input)
+            assert same == (add == kept or through), (layer, add.name)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_pool_in_front_of_a_layer_kept_in_float_reads_a_float_tensor(kept: bool) -> None:
+    """The tensor that it reads has a pair, because a convolution reads it too."""
+    text = """
+    g (float[n, 4, 8, 8] x) => (float[n, 3] y, float[n, 4, 8, 8] z) {
+        z = Conv (x, w)
+        pooled = GlobalAveragePool(x)
+        flat = Flatten(pooled)
+        y = Gemm <transB=1> (flat, head)
+    }"""
+    constants = {"w": np.ones((4, 4, 1, 1), np.float32), "head": np.ones((3, 4), np.float32)}
+    model = onnx_model(text, **constants)
+    model.graph.node[3].name = "fc"
+    placement = place(model.graph, keep_float=["fc"] if kept else [])
+    table = ranges(x=1.0, pooled=1.0)
+    graph = engine_graph(model, placement, table, weights="float")
+    index = GraphIndex(graph.graph)
+    [layer], [pool] = nodes(graph, "Conv"), nodes(graph, "GlobalAveragePool")
+    assert index.producer[layer.input[0]].op_type == "DequantizeLinear"
+    assert (pool.input[0] == "x") == kept
+    assert (pool.output[0] in placement.float_nodes) == kept

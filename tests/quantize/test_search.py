@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from math import ceil, log2
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import pytest
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.graph.macs import layer_macs
 from resnet_edge.images.opening import open_images
+from resnet_edge.quantize import search as module
 from resnet_edge.quantize.bias import correct_biases
 from resnet_edge.quantize.probe import layer_errors
 from resnet_edge.quantize.score import HeldOut, Inputs, run_graph
-from resnet_edge.quantize.search import Budget, Labelled, compare, search
-from resnet_edge.quantize.sensitivity import rank_layers
+from resnet_edge.quantize.search import Budget, Comparison, Labelled, compare, search
+from resnet_edge.quantize.sensitivity import LayerSensitivity, rank_layers
 from resnet_edge.quantize.stage import base_model, load_table
 
 if TYPE_CHECKING:
@@ -97,6 +99,32 @@ def test_a_budget_the_images_cannot_settle_keeps_no_layer(
     assert [step.kept for step in found.steps] == [0, len(ranking)]
     assert found.steps[-1].comparison.drop_points == 0
     assert found.steps[-1].comparison.needed_n is not None
+
+
+LAYERS = 54
+MOST = 2 * ceil(log2(LAYERS)) + 2  # steps of doubling and of bisection, none in FP16, and all
+
+
+@pytest.mark.parametrize("needed", range(LAYERS + 1))
+def test_the_shortest_prefix_that_meets_the_budget_is_found_by_bisection(
+    monkeypatch: pytest.MonkeyPatch, needed: int
+) -> None:
+    ranking = [LayerSensitivity(f"layer{i}", 30, None, 1, 1 / LAYERS) for i in range(LAYERS)]
+    tried: list[int] = []
+
+    def judge(*_: Any, keep_float: list[str]) -> Comparison:
+        assert keep_float == [layer.name for layer in ranking[: len(keep_float)]]
+        tried.append(len(keep_float))
+        return Comparison(9, 0.0, 0.0, "pass" if tried[-1] >= needed else "fail", None)
+
+    monkeypatch.setattr(module, "compare", judge)
+    nothing: Any = None
+    found = search(nothing, nothing, ranking, nothing, Budget(1.0, "agreement"))
+    assert found.met
+    assert list(found.keep_float) == [layer.name for layer in ranking[:needed]]
+    assert found.macs_share == pytest.approx(needed / LAYERS)
+    assert len(tried) == len(set(tried)) <= MOST
+    assert [step.kept for step in found.steps] == sorted(tried)
 
 
 def test_multiply_adds_of_the_graph_are_those_of_the_network(

@@ -20,7 +20,7 @@ from resnet_edge.images.folder import FolderImages
 from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import store_float_layers
-from resnet_edge.verify.candidate import find_candidate
+from resnet_edge.verify.candidate import Candidate, find_candidate
 from resnet_edge.verify.stage import verify
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def test_few_images_leave_a_tight_gate_inconclusive(bundle: Bundle, images: IdxI
     assert not result.passed
 
 
-def test_a_broken_candidate_fails(bundle: Bundle, images: IdxImages) -> None:
+@pytest.fixture
+def broken(bundle: Bundle) -> Candidate:
+    """The float model with its classifier turned over, so that almost every class changes."""
     from onnx import numpy_helper
 
     from resnet_edge.graph.onnx_model import load_graph, save_graph
@@ -72,8 +74,33 @@ def test_a_broken_candidate_fails(bundle: Bundle, images: IdxImages) -> None:
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), "fc.weight"))
     wrong = bundle.path / "wrong.onnx"
     save_graph(model, wrong)
-    broken = type(candidate)(**{**vars(candidate), "runnable": wrong})
+    return replace(candidate, runnable=wrong)
+
+
+def test_a_broken_candidate_fails(bundle: Bundle, images: IdxImages, broken: Candidate) -> None:
     assert verify(bundle, broken, images).outcome == "fail"
+
+
+def test_without_labels_no_disagreement_proves_a_drop(
+    bundle: Bundle, images: IdxImages, broken: Candidate
+) -> None:
+    images.labels = None
+    result = verify(bundle, broken, images)
+    assert result.agreement < 20
+    assert result.outcome == "inconclusive"
+    assert not result.passed
+
+
+def test_the_five_likeliest_classes_count_for_top_5(bundle: Bundle, images: IdxImages) -> None:
+    verify(bundle, find_candidate(bundle), images)
+    known = Evaluated.load(bundle)
+    assert known is not None
+    ranked = np.argsort(-known.logits, axis=1)
+    ranks = np.arange(len(images)) % 10  # every rank is the right class equally often
+    images.labels = ranked[np.arange(len(images)), ranks]
+    result = verify(bundle, find_candidate(bundle), images)
+    assert (result.reference.top1, result.reference.top5) == pytest.approx((10, 50))
+    assert result.candidate == result.reference
 
 
 def test_without_labels_disagreement_bounds_the_drop(bundle: Bundle, images: IdxImages) -> None:
@@ -219,3 +246,26 @@ def test_corrupt_images_are_left_out_of_both_sides(bundle: Bundle, tmp_path: Pat
     result = verify(bundle, find_candidate(bundle), FolderImages(tmp_path, tuple(files), None))
     assert (result.n, result.skipped) == (19, 1)
     assert result.agreement == 100
+
+
+def test_labels_stay_with_their_images_when_some_are_skipped(
+    bundle: Bundle, images: IdxImages, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    assert images.labels is not None
+    files = []
+    for i in range(60):
+        files.append(tmp_path / f"{i:02}.png")
+        Image.fromarray(images.pixels[i]).save(files[-1])
+    files[4].write_bytes(files[4].read_bytes()[:60])
+    names = images.class_names
+    damaged = FolderImages(tmp_path, tuple(files), images.labels[:60], names)
+    kept = np.delete(np.arange(60), 4)
+    sound = IdxImages(tmp_path, images.pixels[kept], images.labels[kept], names)
+    found = verify(bundle, find_candidate(bundle), damaged)
+    expected = verify(bundle, find_candidate(bundle), sound)
+    assert (found.n, found.skipped, expected.skipped) == (59, 1, 0)
+    assert expected.reference.top1 is not None
+    assert expected.reference.top1 > 80
+    assert (found.reference, found.candidate) == (expected.reference, expected.candidate)

@@ -73,6 +73,15 @@ def test_every_precision_is_built_and_run_as_the_version_does_it(
     assert graphs == (["", "fp16", "int8-fp16", "int8"] if strong else ["", "", "int8", "int8"])
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_builder_is_told_the_smallest_optimal_and_largest_batch(
+    bundle_copy: Path, version: str
+) -> None:
+    (one,) = deployed(bundle_copy, version, {"precision": "fp32", "profile": [1, 2, 8]})
+    (profile,) = one["header"]["profiles"]
+    assert [shape[0] for shape in profile["input"]] == [1, 2, 8]
+
+
 def test_strong_typing_on_tensorrt_10_takes_the_types_from_the_graph(bundle_copy: Path) -> None:
     fp16, int8 = deployed(
         bundle_copy, "10.3",
@@ -126,14 +135,14 @@ def test_tensorrt_calibrates_on_our_images(
     (one,) = deployed(
         bundle_copy, version,
         {"precision": "int8", "implicit": kind, "images": str(shipped_images / "calibration"),
-         "profile": [1, 64, 64]},
+         "profile": [1, 32, 64]},
     )  # fmt: skip
     calibration = one["header"]["calibration"]
     number = {"8.6": "8601", "10.3": "100300"}[version]
     assert calibration.splitlines()[0] == f"TRT-{number}-{algorithm}"
     assert len(scales_in(calibration)) > 20
     images = open_images(shipped_images / "calibration")
-    full = len(images) // 64 * 64  # TensorRT takes whole batches
+    full = len(images) // 32 * 32  # TensorRT takes whole batches of the optimal size
     bundle = Bundle.open(bundle_copy)
     inputs = bundle.model.image_spec.to_input(images.pixels[:full, ..., None])
     with OnnxRuntimeSession(bundle.file("model.onnx"), optimise="none") as session:

@@ -148,6 +148,94 @@ def test_a_graph_is_captured_for_a_batch_that_repeats_and_ends_with_it(tiny: str
     assert held["executable graphs"] == 1
 
 
+@pytest.mark.parametrize("integrated", [0, 1])
+def test_memory_is_that_of_the_largest_batch_alone(tiny: str, integrated: int) -> None:
+    def work(bundle: str) -> list[Any]:
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation import control
+
+        flow, found = Flow(bundle), []
+        built, rows = flow.build(), flow.feed["input"]
+        for sizes in ([8], [1, 2, 4, 8], [1, 1, 3, 3, 8, 2, 8, 1]):
+            with flow.open(built) as session:
+                for size in sizes:
+                    session.run({"input": rows[:size]})
+                found.append([control.live(), control.live_bytes()])
+        return found
+
+    at_once, *grown = on_device(work, tiny, integrated=integrated)
+    assert at_once[0]["host memory"] == 2
+    assert grown == [at_once] * 2
+
+
+@pytest.mark.parametrize("function", ["cuGraphLaunch", "cuMemcpyHtoDAsync", "cuStreamSynchronize"])
+def test_after_an_error_of_the_device_everything_is_set_again(tiny: str, function: str) -> None:
+    def work(bundle: str, function: str) -> list[Any]:
+        import numpy as np
+
+        from resnet_edge.errors import DeviceError
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation import control
+
+        flow, steps = Flow(bundle), []
+        built = flow.build()
+        with flow.open(built) as session:
+            for turn in range(7):
+                if turn == 3:
+                    control.fail(function, control.INVALID_VALUE)
+                control.called()
+                try:
+                    outputs = session.run(flow.feed)["logits"]
+                    np.testing.assert_allclose(outputs, flow.expected(built), atol=1e-5)
+                except DeviceError:
+                    steps.append("failed")
+                    continue
+                called = " ".join(control.called())
+                captured = "cuStreamBeginCapture" in called
+                launched = "cuGraphLaunch" in called
+                steps.append("captured" if captured else "launched" if launched else "plain")
+            held = control.live()["executable graphs"]
+        return [steps, held, control.live()]
+
+    steps, held, live = on_device(work, tiny, function)
+    assert steps == ["plain", "captured", "launched", "failed", "plain", "captured", "launched"]
+    assert held == 1
+    assert live == {}
+
+
+@pytest.mark.parametrize(("function", "call"), [("cuMemHostAlloc", 1), ("cuMemAlloc", 2)])
+def test_a_batch_there_is_no_memory_for_does_not_spoil_the_smaller_ones(
+    tiny: str, function: str, call: int
+) -> None:
+    def work(bundle: str, function: str, call: int) -> list[Any]:
+        import numpy as np
+        import pytest
+
+        from resnet_edge.errors import DeviceError
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation import control
+
+        flow, held = Flow(bundle), []
+        built = flow.build()
+        expected, rows = flow.expected(built), flow.feed["input"]
+        with flow.open(built) as session:
+            session.run({"input": rows[:2]})
+            held.append(control.live_bytes())
+            control.fail(function, control.OUT_OF_MEMORY, call=call)
+            with pytest.raises(DeviceError, match="no memory left"):
+                session.run({"input": rows})
+            for size in (2, 8):
+                got = session.run({"input": rows[:size]})["logits"]
+                np.testing.assert_allclose(got, expected[:size], atol=1e-5)
+                held.append(control.live_bytes())
+        return [held, control.live()]
+
+    (before, after, grown), live = on_device(work, tiny, function, call)
+    assert after == before
+    assert grown == 4 * before
+    assert live == {}
+
+
 def test_an_engine_that_cannot_be_captured_runs_without_graphs(tiny: str) -> None:
     def work(bundle: str) -> list[Any]:
         import numpy as np
@@ -257,6 +345,35 @@ def test_the_times_of_the_gpu_are_taken_apart(tiny: str) -> None:
     assert all(part >= 0 for time in times for part in time)
     assert all(compute > 0 for _, _, compute, _ in times)
     assert all(whole >= sum(parts) for whole, *parts in times)
+
+
+def test_a_measurement_is_warmed_up_by_calls_that_do_not_count(tiny: str) -> None:
+    def work(bundle: str) -> list[Any]:
+        from resnet_edge.backends.tensorrt.lane import Lane
+        from tests.backends.tensorrt.flow import Flow
+        from tests.emulation import control
+
+        blocks, measure = [], Lane.measure
+
+        def watch(lane: Lane, feed: Any, seconds: float, count: int) -> Any:
+            control.called()
+            times = measure(lane, feed, seconds, count)
+            captures = sum(name.startswith("cuStreamBeginCapture") for name in control.called())
+            blocks.append([seconds, count, len(times.total), captures])
+            return times
+
+        Lane.measure = watch
+        flow = Flow(bundle)
+        with flow.open(flow.build()) as session:
+            times = session.measure(flow.feed, warm_up=0.01, seconds=0.0, count=5)
+        return [blocks, len(times.total)]
+
+    (warm_up, block), count = on_device(work, tiny)
+    assert warm_up[0] == 0.01
+    assert warm_up[2] >= warm_up[1] >= 20
+    assert warm_up[3] == 1  # its graph is captured before what counts
+    assert block == [0.0, 5, 5, 0]
+    assert count == 5
 
 
 def test_everything_is_released_in_order_and_closing_twice_is_allowed(tiny: str) -> None:

@@ -16,6 +16,8 @@ import pytest
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.backends.trtexec import backend as backend_module
+from resnet_edge.backends.trtexec import session as session_module
+from resnet_edge.backends.trtexec.process import ProcessResult, run_program
 from resnet_edge.backends.trtexec.session import TrtexecSession
 from resnet_edge.build.stage import BuildConfig, build, layers_path
 from resnet_edge.build.trtexec_equivalent import equivalent_command
@@ -271,8 +273,16 @@ def test_the_fastest_of_several_builds_is_kept(
     monkeypatch.setattr(backend_module, "_gpu", lambda: replace(GPU, compute_capability="7.2"))
     monkeypatch.setattr(backend_module, "_TIMED", 0.0)
     monkeypatch.setattr(backend_module, "_WARM_UP", 0.0)
+    timed: list[str] = []
+
+    def watch(program: Path, arguments: list[str], **options: Any) -> ProcessResult:
+        timed.extend(a for a in arguments if a.startswith("--shapes"))
+        return run_program(program, arguments, **options)
+
+    monkeypatch.setattr(session_module, "run_program", watch)
     use(version, "second-is-fast")
     result = build(bundle, XAVIER, BuildConfig("int8", profile=(1, 4, 8), builds=3))
+    assert timed == ["--shapes=input:4x1x8x8"] * 3  # the optimal batch
     header = header_of(result)
     assert Path(header["folder"]).name == "1"
     assert "--timingCacheFile" not in header["options"]  # or all builds would be equal
@@ -492,6 +502,25 @@ def test_times_have_their_parts_and_no_warm_up(
     assert sum(found.parts["h2d"]) > 0  # copies count, in 11 too
     for row in zip(found.total, *found.parts.values(), strict=True):
         assert row[0] == pytest.approx(sum(row[1:]), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_trtexec_is_told_milliseconds_of_warm_up_and_seconds_of_measurement(
+    bundle: Bundle, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    asked: list[str] = []
+
+    def watch(program: Path, arguments: list[str], **options: Any) -> ProcessResult:
+        asked.extend(arguments)
+        return run_program(program, arguments, **options)
+
+    use(version)
+    with opened(build(bundle, XAVIER, BuildConfig("fp32", profile=PROFILE))) as session:
+        monkeypatch.setattr(session_module, "run_program", watch)
+        session.measure(images(bundle, 2), warm_up=0.0125, seconds=0.01, count=3)
+    assert "--warmUp=13" in asked
+    assert "--duration=1" in asked
+    assert "--iterations=3" in asked
 
 
 def test_raw_pixels_are_refused_where_tensorrt_has_no_bytes(
