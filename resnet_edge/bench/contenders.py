@@ -49,8 +49,8 @@ def contenders(
     """
     found = []
     source = checkpoint or checkpoint_of(bundle)
-    in_pytorch = bundle.model.architecture != "onnx"
-    if in_pytorch and importlib.util.find_spec("torch") is not None and source is not None:
+    in_pytorch = bundle.model.architecture != "onnx" and importlib.util.find_spec("torch")
+    if in_pytorch and source is not None and source.exists():
         found.append(Contender("pytorch", "fp32", source))
     found.append(Contender("onnxruntime", "fp32", bundle.artifact(MODEL)))
     for name in builds(bundle):
