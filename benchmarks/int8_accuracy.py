@@ -19,6 +19,7 @@ from resnet_edge.backends.evaluate import run_all
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession, Optimise
 from resnet_edge.backends.pytorch import TorchSession
 from resnet_edge.bundle.bundle import Bundle
+from resnet_edge.bundle.provenance import checkpoint_of
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
@@ -126,7 +127,9 @@ def measure(
 ) -> None:  # fmt: skip
     """Quantize one network with every tool and compare the logits on the test images."""
     labels, spec = data.test.labels, bundle.model.image_spec
-    with TorchSession(reload_model(bundle, Path(bundle.model.source)), spec) as session:
+    with TorchSession(
+        reload_model(bundle, checkpoint_of(bundle) or Path(bundle.model.source)), spec
+    ) as session:
         reference = run_all(session, data.test, spec)[0]
     top1 = 100 * float((reference.argmax(1) == labels).mean())
     report.rows.append([title, "none: FP32", "pytorch", f"{top1:.2f}", *["–"] * 5])

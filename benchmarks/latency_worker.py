@@ -51,10 +51,11 @@ def open_torch(bundle: str, image: np.ndarray[Any, Any]) -> tuple[Call, str]:
     """Load the bundle's checkpoint into PyTorch, eager, channels last."""
     from resnet_edge.backends.pytorch import TorchSession
     from resnet_edge.bundle.bundle import Bundle
+    from resnet_edge.bundle.provenance import checkpoint_of
     from resnet_edge.export.stage import reload_model
 
     opened = Bundle.open(Path(bundle))
-    model = reload_model(opened, Path(opened.model.source))
+    model = reload_model(opened, checkpoint_of(opened) or Path(opened.model.source))
     session = TorchSession(model, opened.model.image_spec)
     return lambda: session.run({"input": image})["logits"], "eager, channels last"
 

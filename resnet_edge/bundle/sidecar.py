@@ -59,11 +59,6 @@ class Sidecar:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        specs = (*self.inputs, *self.outputs)
-        if not self.inputs or not self.outputs or any(not spec.shape for spec in specs):
-            raise ConfigError("an engine has inputs and outputs with a batch")
-
 
 def sidecar_path(engine: Path) -> Path:
     """Return where an engine's sidecar stands."""
@@ -100,6 +95,11 @@ def read_sidecar(engine: Path) -> Sidecar:
         sidecar = decode(Sidecar, read_json(path), path.name, strict=False)
     except (BundleError, ConfigError) as error:
         raise EngineMismatchError(f"{path} is not an engine's sidecar: {error}") from error
+    specs = (*sidecar.inputs, *sidecar.outputs)
+    if not sidecar.inputs or not sidecar.outputs or any(not spec.shape for spec in specs):
+        raise EngineMismatchError(
+            f"{path} is not an engine's sidecar: an engine has inputs and outputs with a batch"
+        )
     if sha256_file(engine) != sidecar.engine_sha256:
         raise EngineMismatchError(
             f"{engine} is not the file its sidecar describes", hint="build it again"

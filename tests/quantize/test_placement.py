@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from resnet_edge.bundle.names import MODEL
+from resnet_edge.bundle.provenance import checkpoint_of
 from resnet_edge.errors import GraphError
 from resnet_edge.export.stage import ExportConfig, export
 from resnet_edge.graph.nodes import GraphIndex
@@ -144,7 +145,8 @@ def test_raw_pixels_are_not_quantized_before_they_are_normalised(
 def test_a_graph_that_was_not_simplified_gives_the_same_plan(
     exported: Callable[[str], Bundle], tmp_path: Path
 ) -> None:
-    checkpoint = Path(exported("resnet20").model.source)
+    checkpoint = checkpoint_of(exported("resnet20"))
+    assert checkpoint is not None
     raw = export(checkpoint, tmp_path / "raw", ExportConfig(simplify=False)).bundle
     graph = load_graph(raw.artifact(MODEL)).graph
     placement = place(graph)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class RtxFlow:
     def __init__(self, path: str) -> None:
         self.emulated = Emulated()
         self.said: list[str] = []
+        os.environ["XDG_CACHE_HOME"] = str(Path(path).parent / "cache")  # of this test alone
         self.bundle = Bundle.open(Path(path))
         spec = self.bundle.model.image_spec
         self._inputs = spec.to_input(Golden.load(self.bundle).pixels[:8])
@@ -75,6 +77,6 @@ class RtxFlow:
         return len(json.loads(layers_path(built.engine).read_text())["Layers"])
 
     def kept(self, built: BuildResult) -> list[Any]:
-        """Return the runtime cache beside an engine, and which file that is."""
+        """Return the runtime cache of an engine, and which file that is."""
         path = runtime_cache_path(built.engine)
         return [path.read_text(), path.stat().st_ino] if path.is_file() else ["", 0]

@@ -142,6 +142,7 @@ def test_what_fails_is_our_error_or_costs_only_the_kernels(
         flow = RtxFlow(path)
         built = flow.build("fp32")
         cache = runtime_cache_path(built.engine)
+        cache.parent.mkdir(parents=True)
         if failure == "unwritable":
             cache.mkdir()
         elif failure == "unreadable":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from resnet_edge.backends.loading import open_engine
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.backends.trtexec import backend as backend_module
@@ -22,7 +23,6 @@ from resnet_edge.backends.trtexec.session import TrtexecSession
 from resnet_edge.build.stage import BuildConfig, build, layers_path
 from resnet_edge.build.trtexec_equivalent import equivalent_command
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.bundle.sidecar import read_sidecar
 from resnet_edge.catalog.targets import Target
 from resnet_edge.device.nvidia import Gpu
 from resnet_edge.errors import (
@@ -70,7 +70,7 @@ def images(bundle: Bundle, count: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def opened(result: BuildResult) -> TrtexecSession:
-    session = get_backend("trtexec").open(result.engine, read_sidecar(result.engine))
+    session = open_engine(result.engine)
     assert isinstance(session, TrtexecSession)
     return session
 

@@ -57,6 +57,7 @@ def place(
         (bundle / "bundle.json").write_text(json.dumps(manifest))
         (folder / "device.toml").write_text(TARGET)
         install(folder / "bin", version)
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))  # another machine's
         monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.chdir(folder)
         return folder
