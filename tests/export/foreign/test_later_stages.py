@@ -191,7 +191,7 @@ def test_a_model_of_fixed_batch_goes_through_every_stage(
     found = table.tensors[
         "input"
     ]  # every image counts once, whatever the last batch is filled with
-    assert (found.minimum, found.maximum) == (x.min(), x.max())
+    assert (found.min, found.max) == (x.min(), x.max())
     for graph in GRAPHS:
         assert fixed_batch(load_graph(quantize(bundle, graph).path)) == batch
     for name, precisions in (("cpu", ("fp32", "int8")), ("rtx-4090", ("fp32", "fp16", "int8"))):
