@@ -12,7 +12,7 @@ import pytest
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.cli.app import run
 from resnet_edge.images.spec import ImageSpec
-from resnet_edge.models import checkpoint as checkpoints
+from resnet_edge.models import formats
 from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.models.zoo import create
 from tests.conftest import require, stir_batch_norms
@@ -125,8 +125,8 @@ def test_export_reads_the_checkpoint_once(
     model = stir_batch_norms(ResNet(SMALL)).eval()
     save_checkpoint(path, model, name="small", image_spec=spec, labels=None, provenance={})
     reads = []
-    real = checkpoints.read_contents
-    monkeypatch.setattr(checkpoints, "read_contents", lambda p: reads.append(p) or real(p))
+    real = formats._read_safetensors
+    monkeypatch.setattr(formats, "_read_safetensors", lambda p: reads.append(p) or real(p))
     assert call(capsys, "export", path, "-o", tmp_path / "b", *flags)[0] == 0
     assert reads == [path]
     # What the flags leave open is the checkpoint's own.

@@ -13,7 +13,7 @@ from resnet_edge.bundle.names import EVALUATION
 from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.errors import CheckpointError, DataError
 from resnet_edge.images.idx import IdxImages
-from resnet_edge.models import checkpoint as checkpoints
+from resnet_edge.models import formats
 from resnet_edge.progress import SILENT
 from resnet_edge.verify.reference_logits import reference_logits
 from tests.conftest import require
@@ -35,13 +35,13 @@ def bundle(bundle_copy: Path) -> Bundle:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The checkpoints whose tensors were loaded, once for each time."""
     found: list[Path] = []
-    real = checkpoints.read_contents
+    real = formats._read_safetensors
 
     def counted(path: Path) -> Contents:
         found.append(path)
         return real(path)
 
-    monkeypatch.setattr(checkpoints, "read_contents", counted)
+    monkeypatch.setattr(formats, "_read_safetensors", counted)
     return found
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_this_pytorch_cannot_read_leaves_the_float_onnx(
         tried.append(path)
         raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint")
 
-    monkeypatch.setattr(checkpoints, "read_contents", fail)
+    monkeypatch.setattr(formats, "_read_safetensors", fail)
     assert source_of_logits(bundle, None) == "onnx"
     assert len(tried) == 1
     assert EVALUATION not in bundle.names()
