@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from resnet_edge.export.foreign.import_onnx import ImportResult
     from resnet_edge.export.stage import ExportResult
     from resnet_edge.images.source import ImageSource
-    from resnet_edge.images.spec import ImageSpec
     from resnet_edge.progress import Progress
 
 __all__ = ["export"]
@@ -105,7 +104,7 @@ def export(
             input=cast("Literal['float', 'uint8']", input_type),
             simplify=simplify,
             stride_in_1x1=stride_in_1x1,
-            image_spec=_spec(checkpoint, flags, arch, _head(head)),
+            image_spec=flags.change,
             known_logits=known_logits,
         )
         result = run_export(checkpoint, folder, config, images=images, progress=out.progress)
@@ -135,20 +134,6 @@ def _head(name: str) -> Literal["fc", "none"]:
     return cast("Literal['fc', 'none']", name)
 
 
-def _spec(
-    checkpoint: Path, flags: options.ImageSpecFlags, arch: str, head: Literal["fc", "none"]
-) -> ImageSpec | None:
-    """Return the checkpoint's preprocessing with what was said put in; None if nothing was."""
-    from resnet_edge.images.spec import IMAGENET
-    from resnet_edge.models.checkpoint import read_checkpoint
-
-    if not flags.given:
-        return None
-    return flags.applied_to(
-        read_checkpoint(checkpoint, arch=arch, head=head).image_spec or IMAGENET
-    )
-
-
 def _import(
     onnx: Path,
     folder: Path,
@@ -163,7 +148,7 @@ def _import(
     from resnet_edge.images.labels import read_class_names
 
     names = None if class_names is None else read_class_names(class_names)
-    config = ImportConfig(flags.for_onnx(onnx), names, output_name, simplify)
+    config = ImportConfig(flags.change, names, output_name, simplify)
     return import_onnx(onnx, folder, config, images=images, progress=progress)
 
 

@@ -12,6 +12,8 @@ import typer
 from resnet_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resnet_edge.bundle.bundle import Bundle
     from resnet_edge.cli.output import Output
     from resnet_edge.images.spec import ImageSpec
@@ -102,16 +104,18 @@ def open_bundle(path: Path, out: Output, spec: ImageSpecFlags | None = None) -> 
                 hint="pass these flags to export, or together with an ONNX file",
             )
         return Bundle.open(path)
-    from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx, imported_from
+    from resnet_edge.export.foreign.import_onnx import ImportConfig, import_foreign, imported_from
+    from resnet_edge.export.foreign.model import read_foreign
 
     folder = Path("engines/builds") / path.stem
-    known = imported_from(path, folder)
+    foreign = read_foreign(path)
+    known = imported_from(foreign, folder)
     if known is not None:
         _refuse_other_spec(path, known, spec)
         log.info("%s is bundle %s", path, folder)
         return known
-    config = ImportConfig(image_spec=spec.for_onnx(path) if spec is not None else None)
-    result = import_onnx(path, folder, config, progress=out.progress)
+    config = ImportConfig(image_spec=None if spec is None else spec.change)
+    result = import_foreign(foreign, folder, config, progress=out.progress)
     for note in () if result.cached else result.notes:
         log.info("note: %s", note)
     log.info("%s is bundle %s", path, result.bundle.path)
@@ -146,11 +150,10 @@ class ImageSpecFlags:
         """Whether anything was said."""
         return any(value is not None for value in vars(self).values())
 
-    def for_onnx(self, path: Path) -> ImageSpec | None:
-        """Return the preprocessing for an ONNX file, None where nothing was said."""
-        from resnet_edge.export.foreign.import_onnx import expected_image_spec
-
-        return self.applied_to(expected_image_spec(path)) if self.given else None
+    @property
+    def change(self) -> Callable[[ImageSpec], ImageSpec] | None:
+        """`applied_to`, for who knows the model's own preprocessing; None if nothing was said."""
+        return self.applied_to if self.given else None
 
     def applied_to(self, default: ImageSpec) -> ImageSpec:
         """Return ``default`` with what was said put in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,7 +37,7 @@ from resnet_edge.export.stride import choose_by_labels, choose_by_logits, read_k
 from resnet_edge.export.torch_onnx import torch_to_onnx
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.source import ImageSource
-from resnet_edge.images.spec import ImageSpec
+from resnet_edge.images.spec import IMAGENET, ImageSpec
 from resnet_edge.models.checkpoint import Checkpoint, load_model, read_checkpoint
 from resnet_edge.models.resnet_config import ResNetConfig
 from resnet_edge.progress import SILENT, Progress
@@ -71,7 +72,8 @@ class ExportConfig:
         simplify: Run onnxsim.
         stride_in_1x1: Bottleneck stride placement; None takes what the checkpoint says, or finds
             it out with ``known_logits`` or labelled images.
-        image_spec: Preprocessing that overrides the checkpoint's.
+        image_spec: Preprocessing that overrides the checkpoint's. A function is given the
+            checkpoint's, or ImageNet's where it has none, and returns what is taken.
         known_logits: ``.npz`` file with inputs and the logits that the network must reproduce.
     """
 
@@ -80,7 +82,7 @@ class ExportConfig:
     input: Literal["float", "uint8"] = "float"
     simplify: bool = True
     stride_in_1x1: bool | None = None
-    image_spec: ImageSpec | None = None
+    image_spec: ImageSpec | Callable[[ImageSpec], ImageSpec] | None = None
     known_logits: Path | None = None
 
 
@@ -133,14 +135,7 @@ def export(
         stride_in_1x1=config.stride_in_1x1,
         head=config.head,
     )
-    spec = config.image_spec or checkpoint.image_spec
-    if spec is None:
-        raise ConfigError(
-            f"{checkpoint_path} takes {checkpoint.config.in_channels} channels, and nothing says "
-            "how its images are prepared",
-            hint="pass --resize --crop --mean --std --color",
-        )
-    spec = replace(spec, input=config.input)
+    spec = _image_spec(checkpoint, config)
     golden_source = images or open_images(find(f"{IMAGES}/test"))
     # Labels that cannot belong to the model are found before anything is written.
     classifies = checkpoint.config.num_classes > 0
@@ -200,6 +195,19 @@ def store_evaluation(
         bundle, lambda: TorchSession(model, bundle.model.image_spec), images,
         origin="pytorch", stage="export", progress=progress,
     )  # fmt: skip
+
+
+def _image_spec(checkpoint: Checkpoint, config: ExportConfig) -> ImageSpec:
+    spec = config.image_spec or checkpoint.image_spec
+    if spec is None:
+        raise ConfigError(
+            f"{checkpoint.path} takes {checkpoint.config.in_channels} channels, and nothing says "
+            "how its images are prepared",
+            hint="pass --resize --crop --mean --std --color",
+        )
+    if not isinstance(spec, ImageSpec):
+        spec = spec(checkpoint.image_spec or IMAGENET)
+    return replace(spec, input=config.input)
 
 
 def _export(

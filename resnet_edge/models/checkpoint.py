@@ -99,7 +99,9 @@ def _checkpoint(
     refuse_variants(contents)
     adapted = adapt(contents.tensors, head)
     notes = [*contents.notes, *adapted.notes]
-    state_dict = _checked(adapted.state_dict, notes)
+    state_dict, widened = _checked(adapted.state_dict)
+    if widened:
+        notes.append("half-precision weights widened to float32")
     found = _identify(contents, state_dict, arch)
     config = found.config
     recorded = recorded_stride(contents)
@@ -111,22 +113,23 @@ def _checkpoint(
         notes.append("v1.5 assumed (stride in the 3x3); pass --stride-in-1x1 for v1")
     notes += found.assumed
     _check_against(config, found.name, state_dict)
-    spec, spec_source = image_spec_of(contents, config, notes)
+    images = image_spec_of(contents, config)
+    labels, ignored = labels_of(contents, config.num_classes) if config.num_classes else (None, ())
     return Checkpoint(
         path=path,
         sha256=contents.sha256,
         architecture=found.name,
         config=config,
         state_dict=state_dict,
-        image_spec=spec,
-        image_spec_source=spec_source,
-        labels=labels_of(contents, config.num_classes, notes) if config.num_classes else None,
+        image_spec=images.spec,
+        image_spec_source=images.source,
+        labels=labels,
         source_format=contents.source
         if contents.own
         else f"{contents.source}, names of {adapted.source}",
         stride_known=known,
         evidence=found.evidence,
-        notes=tuple(notes),
+        notes=(*notes, *images.notes, *ignored),
     )
 
 
@@ -174,8 +177,12 @@ def save_checkpoint(
     write_bytes(path, save(tensors, {"format": "pt", OWN_METADATA: json.dumps(metadata)}))
 
 
-def _checked(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """Return the weights as float32; refuse what is not plain finite weights."""
+def _checked(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Return the weights as float32, and whether some were narrower.
+
+    Raises:
+        CheckpointError: Something is not plain finite weights.
+    """
     import torch
 
     for key, tensor in state_dict.items():
@@ -192,9 +199,9 @@ def _checked(state_dict: Mapping[str, Tensor], notes: list[str]) -> dict[str, Te
             raise CheckpointError(f"{key} claims shape {tuple(tensor.shape)} without data")
         if not integer and not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{key} contains NaN or infinity", hint="the training diverged")
-    if any(v.is_floating_point() and v.element_size() < 4 for v in state_dict.values()):
-        notes.append("half-precision weights widened to float32")
-    return {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
+    widened = any(v.is_floating_point() and v.element_size() < 4 for v in state_dict.values())
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
+    return weights, widened
 
 
 def _identify(contents: Contents, state_dict: Mapping[str, Tensor], arch: str) -> Identified:

@@ -19,12 +19,14 @@ from resnet_edge.models.torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_torch_f
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["OWN_METADATA", "Contents", "read_contents"]
+__all__ = ["OWN_METADATA", "Contents", "content_sha256", "read_contents"]
 
 OWN_METADATA = "resnet_edge"
-_INDEX = "model.safetensors.index.json"
+_INDEX_SUFFIX = ".index.json"
+_INDEX = f"model.safetensors{_INDEX_SUFFIX}"
 # What Hugging Face writes into a directory, best first.
 _DIRECTORY = ("model.safetensors", _INDEX, "pytorch_model.bin")
+_DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 _LARGEST_JSON = 1 << 24  # bytes
 _MAX_WRAPPERS = 4
 _AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema")
@@ -75,9 +77,8 @@ def read_contents(path: Path) -> Contents:
     """
     if path.is_dir():
         return _read_directory(path)
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}", hint="check the path")
-    if path.name.endswith(".index.json"):
+    _require_file(path)
+    if path.name.endswith(_INDEX_SUFFIX):
         return _read_shards(path)
     with path.open("rb") as stream:
         start = b"\x08" if path.suffix == ".onnx" else stream.read(32)
@@ -94,20 +95,57 @@ def read_contents(path: Path) -> Contents:
     )
 
 
-def _read_directory(folder: Path) -> Contents:
+def content_sha256(path: Path) -> str:
+    """Return the hash that `read_contents` gives, without loading a tensor.
+
+    Raises:
+        CheckpointError: It is missing, or lacks a file that belongs to it.
+    """
+    if path.is_dir():
+        weights = _weights_in(path)
+        return _directory_sha256(path, weights.name, content_sha256(weights))
+    if not path.name.endswith(_INDEX_SUFFIX):
+        return _file_sha256(path)
+    _require_file(path)
+    shards = set(_weight_map(path).values())
+    return sha256_json({name: _file_sha256(path.parent / name) for name in shards})
+
+
+def _file_sha256(path: Path) -> str:
+    _require_file(path)
+    return sha256_file(path)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}", hint="check the path")
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the file that holds, or lists, the weights in a directory."""
     found = next((folder / name for name in _DIRECTORY if (folder / name).is_file()), None)
     if found is None:
         raise CheckpointError(
             f"{folder} is a directory without a checkpoint in it",
             hint=f"pass the file itself; directories need one of {', '.join(_DIRECTORY)}",
         )
+    return found
+
+
+def _directory_sha256(folder: Path, weights: str, weights_sha256: str) -> str:
+    described = {p.name: sha256_file(p) for p in map(folder.joinpath, _DESCRIPTIONS) if p.is_file()}
+    return sha256_json({**described, weights: weights_sha256})
+
+
+def _read_directory(folder: Path) -> Contents:
+    found = _weights_in(folder)
     weights = read_contents(found)
-    described = [folder / name for name in ("config.json", "preprocessor_config.json")]
-    config, preprocessor = (_read_json(p) if p.is_file() else {} for p in described)
-    hashes = {p.name: sha256_file(p) for p in described if p.is_file()}
+    config, preprocessor = (
+        _read_json(p) if p.is_file() else {} for p in map(folder.joinpath, _DESCRIPTIONS)
+    )
     return Contents(
         tensors=weights.tensors,
-        sha256=sha256_json({**hashes, found.name: weights.sha256}),
+        sha256=_directory_sha256(folder, found.name, weights.sha256),
         source=f"directory with {found.name}",
         own=weights.own,
         config=config,
@@ -117,23 +155,30 @@ def _read_directory(folder: Path) -> Contents:
     )
 
 
-def _read_shards(index: Path) -> Contents:
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file beside an index that holds each tensor, by the tensor's name."""
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} lists no weights", hint="save the model again")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
+    names = {str(key): str(name) for key, name in weight_map.items()}
+    for name in sorted(set(names.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} refers to {name!r}, which is not a file beside it")
+    return names
+
+
+def _read_shards(index: Path) -> Contents:
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
     shards = {name: _read_safetensors(index.parent / name) for name in names}
-    absent = [k for k, name in weight_map.items() if k not in shards[str(name)].tensors]
+    absent = [k for k, name in weight_map.items() if k not in shards[name].tensors]
     if absent:
         raise CheckpointError(
             f"{index} promises {absent[0]}, which {weight_map[absent[0]]} does not hold",
             hint="a shard belongs to another checkpoint; download or save all of them again",
         )
     return Contents(
-        tensors={k: shards[str(name)].tensors[k] for k, name in weight_map.items()},
+        tensors={k: shards[name].tensors[k] for k, name in weight_map.items()},
         sha256=sha256_json({name: shard.sha256 for name, shard in shards.items()}),
         source=f"{len(names)} safetensors shards",
     )

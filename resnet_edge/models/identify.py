@@ -36,6 +36,34 @@ class Identified:
 
 
 @dataclass(frozen=True)
+class _Stem:
+    """How a network starts, and what shows it."""
+
+    kind: Literal["imagenet", "deep", "small"]
+    widths: tuple[int, ...]
+    in_channels: int
+    evidence: str
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """How the 3x3 of a bottleneck is divided, and what shows it where it is unusual."""
+
+    count: int
+    base_width: int
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Skips:
+    """What is on the skip connections, what shows it, and what nothing shows."""
+
+    option: Shortcut
+    evidence: str
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Mismatch:
     """How a state dict differs from a network.
 
@@ -79,14 +107,10 @@ def identify(shapes: Shapes) -> Identified:
         CheckpointError: A part that every such network has is missing or makes no sense; the
             message has no file name yet.
     """
-    evidence: list[str] = []
     layers = _layers(shapes)
-    count = "-".join(map(str, layers))
     bottleneck = "layer1.0.conv3.weight" in shapes
-    evidence.append(
-        f"layer1.0.conv3 → bottleneck blocks, {count}" if bottleneck else f"basic blocks, {count}"
-    )
-    stem, stem_widths, channels = _stem(shapes, evidence)
+    blocks = "layer1.0.conv3 → bottleneck blocks" if bottleneck else "basic blocks"
+    stem = _stem(shapes)
     expansion = 4 if bottleneck else 1
     last = "conv3" if bottleneck else "conv2"
     widths = tuple(
@@ -95,23 +119,30 @@ def identify(shapes: Shapes) -> Identified:
     )
     if 0 in widths:
         raise CheckpointError(f"layer1.0.{last}.weight has too few channels for a bottleneck")
-    groups, base_width = _groups(shapes, widths[0], evidence) if bottleneck else (1, 64)
-    shortcut, assumed = _shortcut(shapes, layers, evidence)
-    se_widths = _se_widths(shapes, len(layers), evidence)
+    groups = _groups(shapes, widths[0]) if bottleneck else _Groups(1, 64)
+    skips = _skips(shapes)
+    se_widths = _se_widths(shapes, len(layers))
     config = ResNetConfig(
         block="bottleneck" if bottleneck else "basic",
         layers=layers,
         widths=widths,
-        stem=stem,
-        shortcut=shortcut,
-        in_channels=channels,
+        stem=stem.kind,
+        shortcut=skips.option,
+        in_channels=stem.in_channels,
         num_classes=_shape(shapes, "fc.weight", 2)[0] if "fc.weight" in shapes else 0,
-        groups=groups,
-        base_width=base_width,
-        stem_widths=() if stem_widths == widths[:1] else stem_widths,
+        groups=groups.count,
+        base_width=groups.base_width,
+        stem_widths=() if stem.widths == widths[:1] else stem.widths,
         se_widths=se_widths,
     )
-    return Identified(config, name_of(config), tuple(evidence), assumed)
+    evidence = (
+        f"{blocks}, {'-'.join(map(str, layers))}",
+        stem.evidence,
+        *groups.evidence,
+        skips.evidence,
+        *(("se.fc1 and se.fc2 → squeeze-and-excitation",) if se_widths else ()),
+    )
+    return Identified(config, name_of(config), evidence, skips.assumed)
 
 
 def name_of(config: ResNetConfig) -> str:
@@ -210,57 +241,50 @@ def _layers(shapes: Shapes) -> tuple[int, ...]:
     return tuple(len(blocks[i]) for i in sorted(blocks))
 
 
-def _stem(
-    shapes: Shapes, evidence: list[str]
-) -> tuple[Literal["imagenet", "deep", "small"], tuple[int, ...], int]:
+def _stem(shapes: Shapes) -> _Stem:
     if "conv1.0.weight" in shapes:
         found = [_shape(shapes, f"conv1.{i}.weight", 4) for i in (0, 3, 6)]
-        evidence.append("conv1.0, conv1.3, conv1.6 → deep stem of three 3x3 convolutions")
-        return "deep", tuple(s[0] for s in found), found[0][1]
+        seen = "conv1.0, conv1.3, conv1.6 → deep stem of three 3x3 convolutions"
+        return _Stem("deep", tuple(s[0] for s in found), found[0][1], seen)
     shape = _shape(shapes, "conv1.weight", 4)
     kernel = shape[2:]
     if kernel == (7, 7):
-        evidence.append("7x7 first convolution → ImageNet stem, stride 2 and max-pool")
-        return "imagenet", shape[:1], shape[1]
+        seen = "7x7 first convolution → ImageNet stem, stride 2 and max-pool"
+        return _Stem("imagenet", shape[:1], shape[1], seen)
     if kernel == (3, 3):
-        evidence.append("3x3 first convolution → small-image stem, stride 1, no max-pool")
-        return "small", shape[:1], shape[1]
+        seen = "3x3 first convolution → small-image stem, stride 1, no max-pool"
+        return _Stem("small", shape[:1], shape[1], seen)
     raise CheckpointError(f"conv1.weight is {kernel[0]}x{kernel[1]}; a ResNet starts 7x7 or 3x3")
 
 
-def _groups(shapes: Shapes, width: int, evidence: list[str]) -> tuple[int, int]:
+def _groups(shapes: Shapes, width: int) -> _Groups:
     inner, per_group = _shape(shapes, "layer1.0.conv2.weight", 4)[:2]
     groups = max(1, inner // per_group)
+    seen: tuple[str, ...] = ()
     if groups > 1:
-        evidence.append(f"layer1.0.conv2 sees {per_group} of {inner} channels → {groups} groups")
+        seen = (f"layer1.0.conv2 sees {per_group} of {inner} channels → {groups} groups",)
     elif inner != width:
-        evidence.append(f"layer1.0.conv2 has {inner} channels instead of {width} → wide")
-    return groups, max(1, round(inner * 64 / (groups * width)))
+        seen = (f"layer1.0.conv2 has {inner} channels instead of {width} → wide",)
+    return _Groups(groups, max(1, round(inner * 64 / (groups * width))), seen)
 
 
-def _shortcut(
-    shapes: Shapes, layers: tuple[int, ...], evidence: list[str]
-) -> tuple[Shortcut, tuple[str, ...]]:
+def _skips(shapes: Shapes) -> _Skips:
     if any(len(s) == 4 for k, s in shapes.items() if k.endswith(".downsample.1.weight")):
-        evidence.append("downsample.1 is a convolution → average pool before the projection (D)")
-        return "D", ()
+        return _Skips("D", "downsample.1 is a convolution → average pool before the projection (D)")
     projected = {k for k in shapes if k.endswith(".downsample.0.weight")}
     if not projected:
-        evidence.append("no projections → parameter-free shortcuts (A)")
-        return "A", (
+        assumed = (
             "no projection weights: a residual network with option-A shortcuts is assumed; "
-            "pass --arch plainN for a plain network",
+            "pass --arch plainN for a plain network"
         )
+        return _Skips("A", "no projections → parameter-free shortcuts (A)", (assumed,))
     if any(k.split(".")[1] != "0" for k in projected):
-        evidence.append("projections inside stages → a projection on every skip (C)")
-        return "C", ()
+        return _Skips("C", "projections inside stages → a projection on every skip (C)")
     # A first stage of unchanged width is projected under option C alone.
     unchanged = shapes.get("layer1.0.conv1.weight", (0, 0))[1] == _last_width(shapes)
     if "layer1.0.downsample.0.weight" in projected and unchanged:
-        evidence.append("a projection where the shape does not change → every skip has one (C)")
-        return "C", ()
-    evidence.append(f"{len(projected)} projections → where the shape changes (B)")
-    return "B", ()
+        return _Skips("C", "a projection where the shape does not change → every skip has one (C)")
+    return _Skips("B", f"{len(projected)} projections → where the shape changes (B)")
 
 
 def _last_width(shapes: Shapes) -> int:
@@ -268,8 +292,7 @@ def _last_width(shapes: Shapes) -> int:
     return _shape(shapes, f"layer1.0.{last}.weight", 4)[0]
 
 
-def _se_widths(shapes: Shapes, stages: int, evidence: list[str]) -> tuple[int, ...]:
+def _se_widths(shapes: Shapes, stages: int) -> tuple[int, ...]:
     if "layer1.0.se.fc1.weight" not in shapes:
         return ()
-    evidence.append("se.fc1 and se.fc2 → squeeze-and-excitation")
     return tuple(_shape(shapes, f"layer{i + 1}.0.se.fc1.weight", 4)[0] for i in range(stages))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resnet_edge.errors import CheckpointError, ConfigError
@@ -13,7 +13,14 @@ from resnet_edge.images.spec import CIFAR10, FASHION_MNIST, IMAGENET, ImageSpec
 from resnet_edge.models.formats import Contents
 from resnet_edge.models.resnet_config import ResNetConfig
 
-__all__ = ["image_spec_of", "labels_of", "recorded_config", "recorded_stride", "refuse_variants"]
+__all__ = [
+    "Preprocessing",
+    "image_spec_of",
+    "labels_of",
+    "recorded_config",
+    "recorded_stride",
+    "refuse_variants",
+]
 
 # torchvision names a file after the first digits of its SHA-256; resize differs by generation.
 _TORCHVISION = {
@@ -41,6 +48,21 @@ _PILLOW_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 _WARPED_FROM = 384  # pixels: from here on ConvNextImageProcessor distorts instead of cropping
 # Filters without weights: names and shapes look like those of the plain network.
 _BLURRED = re.compile(r"^(?:se|eca)?res(?:net|next)(?:aa|blur)")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a checkpoint's images are prepared.
+
+    Attributes:
+        spec: None where nothing is recorded and no default can be guessed.
+        source: Who recorded it; None for a default.
+        notes: What was assumed, or is done otherwise than recorded.
+    """
+
+    spec: ImageSpec | None
+    source: str | None
+    notes: tuple[str, ...] = ()
 
 
 def recorded_config(contents: Contents) -> ResNetConfig | None:
@@ -85,8 +107,10 @@ def refuse_variants(contents: Contents) -> None:
         )
 
 
-def labels_of(contents: Contents, num_classes: int, notes: list[str]) -> tuple[str, ...] | None:
-    """Return the recorded class names, or None.
+def labels_of(
+    contents: Contents, num_classes: int
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the recorded class names, or None, and notes on those that were passed over.
 
     Raises:
         CheckpointError: Our own file names another number of classes; no file name in it yet.
@@ -95,13 +119,14 @@ def labels_of(contents: Contents, num_classes: int, notes: list[str]) -> tuple[s
     if own is not None:
         if not isinstance(own, list) or len(own) != num_classes:
             raise CheckpointError(f"it names {own!r:.60} for {num_classes} classes")
-        return tuple(str(label) for label in own)
+        return tuple(str(label) for label in own), ()
+    ignored: tuple[str, ...] = ()
     for where, found in _foreign_labels(contents):
         labels = tuple(str(label) for label in found)
         if len(labels) == num_classes and len(set(labels)) == num_classes:
-            return labels
-        notes.append(f"{where} names {len(labels)} classes, not {num_classes}: ignored")
-    return None
+            return labels, ignored
+        ignored += (f"{where} names {len(labels)} classes, not {num_classes}: ignored",)
+    return None, ignored
 
 
 def _foreign_labels(contents: Contents) -> list[tuple[str, Sequence[Any]]]:
@@ -121,50 +146,36 @@ def _foreign_labels(contents: Contents) -> list[tuple[str, Sequence[Any]]]:
     return found
 
 
-def image_spec_of(
-    contents: Contents, config: ResNetConfig, notes: list[str]
-) -> tuple[ImageSpec | None, str | None]:
-    """Return the preprocessing and where it comes from.
-
-    Returns:
-        ``(spec, source)``; the source is None for a default, and the spec is None where there is
-        not even that. Both are noted.
+def image_spec_of(contents: Contents, config: ResNetConfig) -> Preprocessing:
+    """Return the recorded preprocessing, else what such a network is usually trained with.
 
     Raises:
         CheckpointError: What is recorded makes no sense; the message has no file name yet.
     """
     try:
-        source, spec = _recorded_spec(contents, notes)
+        recorded = _recorded_spec(contents)
     except ConfigError as error:
         raise CheckpointError(f"its recorded preprocessing: {error.message}") from error
-    if spec is not None:
-        if spec.channels != config.in_channels:
-            raise CheckpointError(
-                f"the recorded preprocessing gives {spec.channels} channels, the network takes "
-                f"{config.in_channels}",
-                hint=f"pass {_FLAGS}",
-            )
-        return spec, source
-    default, words = _default_spec(config)
-    if default is None:
-        notes.append(f"{words}: pass {_FLAGS}")
-    else:
-        notes.append(
-            f"no preprocessing recorded: {words} default is assumed; pass {_FLAGS} "
-            "if it was trained otherwise"
+    if recorded is None or recorded.spec is None:
+        return _default_spec(config)
+    if recorded.spec.channels != config.in_channels:
+        raise CheckpointError(
+            f"the recorded preprocessing gives {recorded.spec.channels} channels, the network "
+            f"takes {config.in_channels}",
+            hint=f"pass {_FLAGS}",
         )
-    return default, None
+    return recorded
 
 
-def _recorded_spec(contents: Contents, notes: list[str]) -> tuple[str | None, ImageSpec | None]:
+def _recorded_spec(contents: Contents) -> Preprocessing | None:
     if "image_spec" in contents.own:
-        return "resnet-edge", ImageSpec.from_json(contents.own["image_spec"])
+        return Preprocessing(ImageSpec.from_json(contents.own["image_spec"]), "resnet-edge")
     weights = contents.training.get("weights")
     name, resize = _TORCHVISION.get(contents.sha256[:8], (None, 0))
     if name is None and isinstance(weights, str) and weights in _BY_NAME:
         name, resize = weights, _BY_NAME[weights]
     if name is not None:
-        return f"torchvision {name}", replace(IMAGENET, resize=resize)
+        return Preprocessing(replace(IMAGENET, resize=resize), f"torchvision {name}")
     readers = (
         ("preprocessor_config.json", contents.preprocessor, _from_hugging_face),
         ("pretrained_cfg", contents.config.get("pretrained_cfg"), _from_timm),
@@ -172,27 +183,34 @@ def _recorded_spec(contents: Contents, notes: list[str]) -> tuple[str | None, Im
     for source, value, read in readers:
         if isinstance(value, dict) and value:
             try:
-                return source, read(value, notes)
+                spec, notes = read(value)
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 raise ConfigError(f"{source} is malformed: {error!r:.80}") from error
-    return None, None
+            return Preprocessing(spec, source, notes)
+    return None
 
 
-def _default_spec(config: ResNetConfig) -> tuple[ImageSpec | None, str]:
+def _default_spec(config: ResNetConfig) -> Preprocessing:
+    if config.in_channels not in (1, 3):
+        note = f"no default preprocessing for {config.in_channels} input channels: pass {_FLAGS}"
+        return Preprocessing(None, None, (note,))
     if config.in_channels == 1:
-        return FASHION_MNIST, "28x28 gray, the Fashion-MNIST"
-    if config.in_channels != 3:
-        return None, f"no default preprocessing for {config.in_channels} input channels"
-    if config.stem == "small":
-        return CIFAR10, "32x32, the CIFAR-10"
-    return IMAGENET, "resize 256, crop 224, the ImageNet"
+        spec, words = FASHION_MNIST, "28x28 gray, the Fashion-MNIST"
+    elif config.stem == "small":
+        spec, words = CIFAR10, "32x32, the CIFAR-10"
+    else:
+        spec, words = IMAGENET, "resize 256, crop 224, the ImageNet"
+    note = (
+        f"no preprocessing recorded: {words} default is assumed; pass {_FLAGS} "
+        "if it was trained otherwise"
+    )
+    return Preprocessing(spec, None, (note,))
 
 
-def _from_timm(value: Mapping[str, Any], notes: list[str]) -> ImageSpec:
+def _from_timm(value: Mapping[str, Any]) -> tuple[ImageSpec, tuple[str, ...]]:
+    """Return the preprocessing and notes on what is done otherwise."""
     channels, height, width = (int(n) for n in value.get("input_size", (3, 224, 224)))
-    if value.get("crop_mode", "center") != "center":
-        notes.append(f"timm's crop mode {value['crop_mode']!r:.20} is replaced by a centre crop")
-    return ImageSpec(
+    spec = ImageSpec(
         resize=math.floor(min(height, width) / float(value.get("crop_pct") or 0.875)),
         crop=(height, width),
         interpolation=str(value.get("interpolation") or "bicubic"),
@@ -200,18 +218,23 @@ def _from_timm(value: Mapping[str, Any], notes: list[str]) -> ImageSpec:
         std=_numbers(value.get("std"), IMAGENET.std),
         color={1: "gray", 3: "rgb", 4: "rgba"}.get(channels, "rgb"),
     )
+    if value.get("crop_mode", "center") == "center":
+        return spec, ()
+    return spec, (f"timm's crop mode {value['crop_mode']!r:.20} is replaced by a centre crop",)
 
 
-def _from_hugging_face(value: Mapping[str, Any], notes: list[str]) -> ImageSpec:
+def _from_hugging_face(value: Mapping[str, Any]) -> tuple[ImageSpec, tuple[str, ...]]:
+    """Return the preprocessing and notes on what is done otherwise."""
     size, crop = value.get("size", 224), value.get("crop_size")
     shortest = size.get("shortest_edge") or size["height"] if isinstance(size, dict) else size
     shortest = int(shortest)
     resize: int | None = shortest
+    notes: tuple[str, ...] = ()
     if "crop_pct" in value or "ConvNext" in str(value.get("image_processor_type", "")):
         if shortest < _WARPED_FROM:
             resize = int(shortest / float(value.get("crop_pct") or 224 / 256))
         else:
-            notes.append("images are cropped to a square where Hugging Face would distort them")
+            notes = ("images are cropped to a square where Hugging Face would distort them",)
         crop = shortest
     if not value.get("do_resize", True):
         resize = None
@@ -221,7 +244,7 @@ def _from_hugging_face(value: Mapping[str, Any], notes: list[str]) -> ImageSpec:
     )  # fmt: skip
     normalised = bool(value.get("do_normalize", True))
     scale = 255 * float(value.get("rescale_factor", 1 / 255))
-    return ImageSpec(
+    spec = ImageSpec(
         resize=resize,
         crop=(height, width),
         interpolation=_PILLOW_FILTERS[int(value.get("resample", 2))],
@@ -231,6 +254,7 @@ def _from_hugging_face(value: Mapping[str, Any], notes: list[str]) -> ImageSpec:
         if normalised else (1 / scale,) * 3,
         color="gray" if normalised and len(value.get("image_mean", "rgb")) == 1 else "rgb",
     )  # fmt: skip
+    return spec, notes
 
 
 def _numbers(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:

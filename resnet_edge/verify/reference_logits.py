@@ -20,7 +20,7 @@ from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.errors import CheckpointError, DataError
 from resnet_edge.export.stage import reload_model, store_evaluation
 from resnet_edge.images.source import ImageSource
-from resnet_edge.models.formats import read_contents
+from resnet_edge.models.formats import content_sha256
 from resnet_edge.progress import Progress
 
 __all__ = ["reference_logits"]
@@ -64,17 +64,12 @@ def _torch_model(bundle: Bundle, checkpoint: Path | None) -> Any:
     path = checkpoint or checkpoint_of(bundle)
     if importlib.util.find_spec("torch") is None or path is None or not path.exists():
         return None
-    if not _is_source(bundle, path):
-        if checkpoint is None:
-            return None
-        raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")
-
-    return reload_model(bundle, path)
-
-
-def _is_source(bundle: Bundle, path: Path) -> bool:
-    """Whether this is the file, the shards or the directory that a bundle was exported from."""
     try:
-        return read_contents(path).sha256 == bundle.model.source_sha256
-    except CheckpointError:
-        return False
+        if content_sha256(path) == bundle.model.source_sha256:
+            return reload_model(bundle, path)
+    except CheckpointError as error:
+        # No checkpoint at all, or one that the PyTorch of this machine cannot read.
+        log.debug("%s", error)
+    if checkpoint is None:
+        return None
+    raise DataError(f"{path} is not the checkpoint {bundle.path} was exported from")

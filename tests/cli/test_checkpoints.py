@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.cli.app import run
+from resnet_edge.images.spec import ImageSpec
+from resnet_edge.models import formats
+from resnet_edge.models.checkpoint import save_checkpoint
 from resnet_edge.models.zoo import create
 from tests.conftest import require, stir_batch_norms
 
@@ -105,6 +110,28 @@ def test_export_says_what_it_found_and_takes_the_variant(
         recorded = json.loads((target / "bundle.json").read_text())
         entry = recorded["artifacts"]["model.onnx"]
         assert entry["config"]["network"]["stride_in_1x1"] is v1
+
+
+@pytest.mark.parametrize("flags", [(), ("--resize", "16", "--crop", "16", "--mean", "0,0,0")])
+def test_export_reads_the_checkpoint_once(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+) -> None:
+    path = tmp_path / "model.safetensors"
+    spec = ImageSpec(20, (16, 16), (0.5,) * 3, (0.2, 0.3, 0.4), interpolation="bicubic")
+    torch.manual_seed(0)
+    model = stir_batch_norms(ResNet(SMALL)).eval()
+    save_checkpoint(path, model, name="small", image_spec=spec, labels=None, provenance={})
+    reads = []
+    real = formats._read_safetensors
+    monkeypatch.setattr(formats, "_read_safetensors", lambda p: reads.append(p) or real(p))
+    assert call(capsys, "export", path, "-o", tmp_path / "b", *flags)[0] == 0
+    assert reads == [path]
+    # What the flags leave open is the checkpoint's own.
+    expected = replace(spec, resize=16, mean=(0.0,) * 3) if flags else spec
+    assert Bundle.open(tmp_path / "b").model.image_spec == expected
 
 
 def test_export_takes_known_logits_and_a_head(

@@ -10,6 +10,7 @@ import pytest
 
 from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.cli.app import run
+from resnet_edge.export.foreign import model as foreign_model
 from tests.conftest import require
 from tests.export.foreign.models import legacy_export, numbers, plain, tiny_network
 
@@ -55,6 +56,38 @@ def test_preprocessing_given_once_is_kept_by_later_commands(
     assert Bundle.open(folder).model.image_spec.mean == (0, 0, 0)
     code, value = call(capsys, "build", "m.onnx", "--int8", "--target", "cpu")
     assert (code, value["error"]["type"]) == (1, "CalibrationError")  # made for the other
+
+
+def test_a_command_reads_an_onnx_file_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(legacy_export(tiny_network(), 13), "m.onnx")
+    loads, hashed = [], []
+    real_load, real_hashes = onnx.load, foreign_model._file_hashes
+
+    def load(path: Any, *args: Any, load_external_data: bool = True, **options: Any) -> Any:
+        # Without external data only its whereabouts are looked up, for the hashes.
+        if load_external_data and getattr(path, "name", "") == "m.onnx":
+            loads.append(path)
+        return real_load(path, *args, load_external_data=load_external_data, **options)
+
+    monkeypatch.setattr(onnx, "load", load)
+    monkeypatch.setattr(
+        foreign_model, "_file_hashes", lambda path: hashed.append(path) or real_hashes(path)
+    )
+    build = ("build", "m.onnx", "--target", "cpu")
+    flags = ("--mean", MEAN, "--std", STD)
+    for arguments in (
+        (*build, *flags),  # brings it into a bundle
+        (*build, *flags),  # finds that bundle
+        build,
+        ("export", "m.onnx", *flags),
+        ("export", "m.onnx", "-o", "b"),
+    ):
+        loads.clear()
+        hashed.clear()
+        assert call(capsys, *arguments)[0] == 0
+        assert (len(loads), len(hashed)) == (1, 1), arguments
 
 
 def test_another_file_of_the_same_name_starts_anew(

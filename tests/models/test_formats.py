@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import CheckpointError
+from resnet_edge.models import formats
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
+from resnet_edge.models.formats import content_sha256, read_contents
 from tests.conftest import processor_seconds, require
 
 torch = require("torch")
@@ -114,6 +116,50 @@ def test_a_directory_holds_one_of_the_known_files(
     changed = {k: v * 2 if v.is_floating_point() else v for k, v in state.items()}
     safetensors.save_file(changed, tmp_path / "model.safetensors")
     assert torch.equal(read_checkpoint(tmp_path).state_dict["fc.bias"], changed["fc.bias"])
+
+
+@pytest.mark.parametrize("kind", ["file", "torch file", "index", "directory", "of shards"])
+def test_the_hash_of_what_would_be_read_takes_no_reading(
+    tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    safetensors.save_file(state, tmp_path / "model.safetensors")
+    torch.save(state, tmp_path / "model.pt")
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    (sharded := tmp_path / "sharded").mkdir()
+    index = write_shards(sharded, state)
+    (sharded / "preprocessor_config.json").write_text('{"size": 32}')
+    path = {
+        "file": tmp_path / "model.safetensors", "torch file": tmp_path / "model.pt",
+        "index": index, "directory": tmp_path, "of shards": sharded,
+    }[kind]  # fmt: skip
+    read = read_contents(path).sha256
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} was loaded")
+
+    for reader in ("_read_safetensors", "_read_torch", "read_torch_file"):
+        monkeypatch.setattr(formats, reader, refuse)
+    assert content_sha256(path) == read
+
+
+@pytest.mark.parametrize("damage", ["no shard", "a folder as shard", "not json"])
+def test_what_cannot_be_read_has_no_hash(
+    tmp_path: Path, state: dict[str, Any], damage: str
+) -> None:
+    for absent in (tmp_path, tmp_path / "model.pt"):
+        with pytest.raises(CheckpointError, match=r"no such checkpoint|without a checkpoint"):
+            content_sha256(absent)
+    index = write_shards(tmp_path, state)
+    first = min(tmp_path.glob("*-of-*"))
+    if damage == "not json":
+        index.write_text("{")
+    else:
+        first.unlink()
+    if damage == "a folder as shard":
+        first.symlink_to(tmp_path)  # which holds the index again
+    for path in (index, tmp_path):
+        with pytest.raises(CheckpointError, match=r"no such checkpoint|not readable JSON"):
+            content_sha256(path)
 
 
 def test_a_file_beside_a_config_says_how_to_have_it_read(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ from resnet_edge.bundle.reference import Golden
 from resnet_edge.catalog.shipped import IMAGES, find
 from resnet_edge.errors import ConfigError, ExportError
 from resnet_edge.export.foreign.class_output import ClassOutput, class_output
-from resnet_edge.export.foreign.model import file_hashes, image_input, read_foreign
-from resnet_edge.export.foreign.original import Original, normalized
+from resnet_edge.export.foreign.classifier import ForeignClassifier, converted
+from resnet_edge.export.foreign.model import (
+    ForeignFile,
+    image_input,
+    read_foreign,
+    refuse_unsupported,
+)
 from resnet_edge.export.foreign.preprocessing import (
     choose_image_spec,
     recorded_image_spec,
@@ -37,8 +42,6 @@ from resnet_edge.export.parity import (
     store_logits,
     write_metadata,
 )
-from resnet_edge.files import sha256_json
-from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.source import ImageSource
 from resnet_edge.images.spec import ImageSpec
@@ -48,7 +51,7 @@ from resnet_edge.schema import decode
 __all__ = [
     "ImportConfig",
     "ImportResult",
-    "expected_image_spec",
+    "import_foreign",
     "import_onnx",
     "imported_from",
 ]
@@ -60,13 +63,14 @@ class ImportConfig:
 
     Attributes:
         image_spec: Preprocessing the model was trained with; not needed, and not to contradict,
-            where resnet-edge wrote it into the file.
+            where resnet-edge wrote it into the file. A function is given what would be taken
+            otherwise and returns what is.
         labels: Class names; None takes those that resnet-edge wrote into the file.
         output: Name of the output that holds the logits, where there are several.
         simplify: Run onnxsim.
     """
 
-    image_spec: ImageSpec | None = None
+    image_spec: ImageSpec | Callable[[ImageSpec], ImageSpec] | None = None
     labels: tuple[str, ...] | None = None
     output: str | None = None
     simplify: bool = True
@@ -93,30 +97,17 @@ class ImportResult:
     cached: bool
 
 
-def expected_image_spec(path: Path) -> ImageSpec:
-    """Return the preprocessing `import_onnx` takes for a file unless it is told otherwise.
-
-    Raises:
-        GraphError: The file cannot be read, or is not an image classifier.
-    """
-    model, _ = read_foreign(path)
-    return choose_image_spec(image_input(model), recorded_image_spec(model), None)[0]
-
-
-def imported_from(path: Path, folder: Path) -> Bundle | None:
+def imported_from(foreign: ForeignFile, folder: Path) -> Bundle | None:
     """Return the bundle in ``folder`` if it was made from this very ONNX file.
 
     Raises:
-        GraphError: The file cannot be read.
         BundleError: The bundle is damaged.
     """
-    load_graph(path)  # says what is wrong with a file that cannot be read
     if not (folder / MANIFEST).is_file():
         return None
     bundle = Bundle.open(folder)
     complete = {MODEL, GOLDEN} <= set(bundle.names())
-    same = bundle.model.source_sha256 == sha256_json(file_hashes(path))
-    return bundle if complete and same else None
+    return bundle if complete and bundle.model.source_sha256 == foreign.sha256 else None
 
 
 def import_onnx(
@@ -145,12 +136,25 @@ def import_onnx(
         ExportError: The normalised model differs from the original.
         DataError: ``images`` cannot belong to this model.
     """
+    return import_foreign(read_foreign(path), output, config, images=images, progress=progress)
+
+
+def import_foreign(
+    foreign: ForeignFile,
+    output: Path,
+    config: ImportConfig | None = None,
+    *,
+    images: ImageSource | None = None,
+    progress: Progress = SILENT,
+) -> ImportResult:
+    """Bring an ONNX file that has been read already into a bundle, as `import_onnx` does."""
     config = config or ImportConfig()
-    model, hashes = read_foreign(path)
+    refuse_unsupported(foreign)
+    model = foreign.model
     source = image_input(model)
     spec, notes = choose_image_spec(source, recorded_image_spec(model), config.image_spec)
     classes, source = class_output(model, source, spec, config.output)
-    original = Original(path, model, source, spec, classes, config.simplify)
+    original = ForeignClassifier(foreign.path, model, source, spec, classes, config.simplify)
     info = ModelInfo(
         architecture="onnx",
         num_classes=classes.num_classes,
@@ -158,8 +162,8 @@ def import_onnx(
         image_spec=spec,
         parameters=None,
         macs=None,
-        source=path.name,
-        source_sha256=sha256_json(hashes),
+        source=foreign.path.name,
+        source_sha256=foreign.sha256,
     )
     bundle = Bundle.create(output, info)
     golden_source = images or open_images(find(f"{IMAGES}/test"))
@@ -171,13 +175,13 @@ def import_onnx(
             "simplify": config.simplify, "image_spec": spec.to_json(), "opset": OPSET,
             "labels": info.labels, "output": classes.name,
         },
-        inputs={**hashes, "images": fingerprint(golden_source)},
+        inputs={**foreign.hashes, "images": fingerprint(golden_source)},
     )  # fmt: skip
     remember_path("images", record.inputs["images"], golden_source.path)
     if bundle.is_fresh(MODEL, record) and GOLDEN in bundle.names():
         result = _recorded(Bundle.open(output))
     else:
-        result = _import(original, bundle, golden_source, labels, record, list(notes), progress)
+        result = _import(original, bundle, golden_source, labels, record, notes, progress)
     if images is not None:
         store_logits(
             result.bundle, original.open, images, origin="onnx", stage="import", progress=progress
@@ -211,17 +215,15 @@ def _recorded(bundle: Bundle) -> ImportResult:
 
 
 def _import(
-    original: Original,
+    original: ForeignClassifier,
     bundle: Bundle,
     images: ImageSource,
     labels: NDArray[np.int64] | None,
     record: Record,
-    notes: list[str],
+    assumed: tuple[str, ...],
     progress: Progress,
 ) -> ImportResult:
     classes, spec = original.classes, original.spec
-    if classes.activation is not None:
-        notes.append(f"the final {classes.activation} is left out: bundles compare logits")
     with progress.task("import", total=3) as task:
         pixels, golden_labels = golden_images(images, spec, labels)
         feed = {"input": spec.to_input(pixels)}
@@ -234,12 +236,13 @@ def _import(
                 hint="check the preprocessing: --mean --std --color",
             )
         task.advance(status="normalize")
-        found, logits = normalized(original, reference, feed["input"], notes)
+        own = converted(original, reference, feed["input"])
         task.advance(status="verify")
-        parity = compare_logits(reference, logits)
-        probabilities = None
+        parity = compare_logits(reference, own.logits)
+        probabilities, left_out = None, list[str]()
         if classes.activation is not None:
-            probabilities = compare_logits(expected[classes.name], classes.apply(logits))
+            left_out = [f"the final {classes.activation} is left out: bundles compare logits"]
+            probabilities = compare_logits(expected[classes.name], classes.apply(own.logits))
         task.advance()
     if not parity.accepted or (probabilities is not None and not probabilities.accepted):
         raise ExportError(
@@ -250,18 +253,18 @@ def _import(
             "please report it",
         )
     bundle = Bundle.create(
-        bundle.path, replace(bundle.model, parameters=found.parameters, macs=found.macs)
+        bundle.path, replace(bundle.model, parameters=own.result.parameters, macs=own.result.macs)
     )
-    write_metadata(found.model, bundle.model)
-    nodes = dict(found.nodes)
+    write_metadata(own.result.model, bundle.model)
+    nodes, notes = dict(own.result.nodes), (*assumed, *left_out, *own.notes)
     details: dict[str, Any] = {
         "parity": asdict(parity),
         "probabilities": None if probabilities is None else asdict(probabilities),
         "nodes": nodes,
-        "notes": notes,
+        "notes": list(notes),
         "input": original.source.name,
     }
     save_model(
-        bundle, found.model, Golden(pixels, reference, golden_labels), images, record, details
+        bundle, own.result.model, Golden(pixels, reference, golden_labels), images, record, details
     )
-    return ImportResult(bundle, parity, probabilities, nodes, tuple(notes), cached=False)
+    return ImportResult(bundle, parity, probabilities, nodes, notes, cached=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,16 +12,37 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.inliner import inline_local_functions
 
 from resnet_edge.errors import GraphError
-from resnet_edge.files import sha256_file
+from resnet_edge.files import sha256_file, sha256_json
 from resnet_edge.graph.nodes import GraphIndex, attribute
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.spec import ImageSpec
 
-__all__ = ["ImageInput", "file_hashes", "image_input", "read_foreign"]
+__all__ = ["ForeignFile", "ImageInput", "image_input", "read_foreign", "refuse_unsupported"]
 
 _QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """An ONNX file as it was read, once for everything that is asked of it.
+
+    Attributes:
+        path: Where it is.
+        model: With external data. Initializers that were also listed as inputs (IR version 3) are
+            no longer, and model-local functions are written out.
+        hashes: Of every file it consists of, by a name that says which it is.
+    """
+
+    path: Path
+    model: ModelProto
+    hashes: Mapping[str, str]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all its files."""
+        return sha256_json(self.hashes)
 
 
 @dataclass(frozen=True)
@@ -52,17 +74,14 @@ class ImageInput:
         return (batch, self.channels, *spec.crop)
 
 
-def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
-    """Load a float classifier and hash every file it consists of.
-
-    Initializers that are also listed as inputs (IR version 3) are no longer, and model-local
-    functions are written out.
+def read_foreign(path: Path) -> ForeignFile:
+    """Load an ONNX file and hash every file it consists of.
 
     Raises:
-        GraphError: It cannot be read, or is of a kind that no later stage can work on.
+        GraphError: It cannot be read.
     """
     model = load_graph(path)
-    hashes = file_hashes(path)
+    hashes = _file_hashes(path)
     if model.functions:
         model = inline_local_functions(model)
     stored = {i.name for i in model.graph.initializer}
@@ -70,12 +89,10 @@ def read_foreign(path: Path) -> tuple[ModelProto, dict[str, str]]:
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 4)  # since when initializers need not be inputs
-    _refuse_unsupported(model, path)
-    return model, hashes
+    return ForeignFile(path, model, hashes)
 
 
-def file_hashes(path: Path) -> dict[str, str]:
-    """Return the hash of every file a model consists of, by a name that says which it is."""
+def _file_hashes(path: Path) -> dict[str, str]:
     bare = onnx.load(path, load_external_data=False)
     hashes = {"onnx": sha256_file(path)}
     attributes = (a.t for n in bare.graph.node for a in n.attribute)
@@ -86,7 +103,13 @@ def file_hashes(path: Path) -> dict[str, str]:
     return hashes
 
 
-def _refuse_unsupported(model: ModelProto, path: Path) -> None:
+def refuse_unsupported(foreign: ForeignFile) -> None:
+    """Refuse what is no float classifier that the later stages can work on.
+
+    Raises:
+        GraphError: It is of another kind; the message says which.
+    """
+    model, path = foreign.model, foreign.path
     operators = {n.op_type: n for n in model.graph.node}
     if quantized := sorted(o for o in operators if o in _QUANTIZED or o.startswith("QLinear")):
         raise GraphError(

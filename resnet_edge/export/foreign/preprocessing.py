@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -58,18 +58,22 @@ def _parse(text: str) -> Any:
 
 
 def choose_image_spec(
-    source: ImageInput, recorded: ImageSpec | None, given: ImageSpec | None
+    source: ImageInput,
+    recorded: ImageSpec | None,
+    given: ImageSpec | Callable[[ImageSpec], ImageSpec] | None,
 ) -> tuple[ImageSpec, tuple[str, ...]]:
     """Return the preprocessing for a model and what was assumed about it.
 
     Args:
         source: What the model takes.
         recorded: What the file says, which is binding.
-        given: What the user says.
+        given: What the user says; a function makes it of what would be taken otherwise.
 
     Raises:
         ConfigError: The user contradicts the file, or the preprocessing does not fit the input.
     """
+    if given is not None and not isinstance(given, ImageSpec):
+        given = given(choose_image_spec(source, recorded, None)[0])
     kind: Literal["float", "uint8"] = "uint8" if source.dtype == "uint8" else "float"
     recorded, given = (s and replace(s, input=kind) for s in (recorded, given))
     if recorded is not None and given not in (None, recorded):

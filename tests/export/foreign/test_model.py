@@ -11,7 +11,9 @@ import pytest
 
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.errors import BundleError, ConfigError, DataError, ExportError, GraphError
-from resnet_edge.export.foreign.import_onnx import ImportConfig, expected_image_spec, import_onnx
+from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx
+from resnet_edge.export.foreign.model import image_input, read_foreign
+from resnet_edge.export.foreign.preprocessing import choose_image_spec, recorded_image_spec
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
 from resnet_edge.images.idx import IdxImages
@@ -162,6 +164,12 @@ def test_custom_operators_are_refused(tmp_path: Path) -> None:
     model.graph.node[1].domain = "com.microsoft"
     with pytest.raises(GraphError, match=r"com\.microsoft::Relu"):
         bring(tmp_path, model)
+
+
+def expected_image_spec(path: Path) -> ImageSpec:
+    """The preprocessing that is taken for a file unless something else is said."""
+    model = read_foreign(path).model
+    return choose_image_spec(image_input(model), recorded_image_spec(model), None)[0]
 
 
 DEFAULTS = [

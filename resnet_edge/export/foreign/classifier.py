@@ -1,4 +1,4 @@
-"""An ONNX classifier made by someone else, beside what it becomes."""
+"""An ONNX classifier made by someone else: how it is run, and how it becomes one of ours."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ from resnet_edge.export.normalize.classifier import Normalized, normalize
 from resnet_edge.export.parity import compare_logits
 from resnet_edge.images.spec import ImageSpec
 
-__all__ = ["Original", "normalized"]
+__all__ = ["Converted", "ForeignClassifier", "converted"]
 
 
 @dataclass(frozen=True)
-class Original:
-    """A foreign model and what is known about it."""
+class ForeignClassifier:
+    """A foreign model and what is known about it.
+
+    Attributes:
+        path: The file it was read from.
+        model: As it was read.
+        source: Its image input.
+        spec: What prepares its images.
+        classes: Its output.
+        simplify: Whether onnxsim takes part when it is brought into our form.
+    """
 
     path: Path
     model: ModelProto
@@ -48,10 +57,31 @@ class Original:
         )
 
 
-def normalized(
-    original: Original, reference: NDArray[np.float32], images: NDArray[Any], notes: list[str]
-) -> tuple[Normalized, NDArray[np.float32]]:
-    """Return the model in our form with its logits: for any batch if it can be, or for one."""
+@dataclass(frozen=True)
+class Converted:
+    """A foreign model in our form.
+
+    Attributes:
+        result: The model.
+        logits: Its own, of the images that the original was compared on.
+        notes: What was changed, and why its batch stays fixed if it does.
+    """
+
+    result: Normalized
+    logits: NDArray[np.float32]
+    notes: tuple[str, ...]
+
+
+def converted(
+    original: ForeignClassifier, reference: NDArray[np.float32], images: NDArray[Any]
+) -> Converted:
+    """Bring a model into our form: for any batch if it can be, or for the one it takes.
+
+    Args:
+        original: The model.
+        reference: Its logits of ``images``.
+        images: Prepared.
+    """
     fixed = original.source.batch
     found = original.normalize(free=True)
     reason = f"{found.blocked} mixes the images of a batch"
@@ -59,19 +89,19 @@ def normalized(
         try:
             logits = _run(original, found, images, batch=None)
             if compare_logits(reference, logits).accepted:
-                was = [f"the batch was fixed at {fixed} and is free now"] if fixed else []
-                notes += [*was, *found.notes]
-                return found, logits
+                was = (f"the batch was fixed at {fixed} and is free now",) if fixed else ()
+                return Converted(found, logits, (*was, *found.notes))
             reason = "the logits of an image depend on the others in its batch"
         except Exception as error:  # ONNX Runtime's exception classes are private
             reason = f"others do not run: {str(error).splitlines()[0]}"
     found = original.normalize(free=False)
-    notes += [f"the batch stays fixed at {fixed or 1}: {reason}", *found.notes]
-    return found, _run(original, found, images, batch=fixed or 1)
+    logits = _run(original, found, images, batch=fixed or 1)
+    notes = (f"the batch stays fixed at {fixed or 1}: {reason}", *found.notes)
+    return Converted(found, logits, notes)
 
 
 def _run(
-    original: Original, found: Normalized, images: NDArray[Any], *, batch: int | None
+    original: ForeignClassifier, found: Normalized, images: NDArray[Any], *, batch: int | None
 ) -> NDArray[np.float32]:
     """Return the logits of a model in our form, for batches of different sizes if it can."""
     layout: Literal["NCHW", "NHWC"] = "NHWC" if original.source.dtype == "uint8" else "NCHW"
