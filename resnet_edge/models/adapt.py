@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from resnet_edge.errors import CheckpointError
-from resnet_edge.models.names import Naming, canonical_names, find_naming, other_network
+from resnet_edge.models.naming import Naming, canonical_names, find_naming, other_network
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_edge.errors import CheckpointError
 from resnet_edge.files import sha256_file, sha256_json
-from resnet_edge.models.names import holds_resnet
+from resnet_edge.models.naming import holds_resnet
 from resnet_edge.models.torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_torch_file
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from resnet_edge.export.foreign.class_output import ClassOutput, ForeignSession
 from resnet_edge.export.foreign.model import ImageInput
-from resnet_edge.export.normalize.classifier import Normalized, normalize
+from resnet_edge.export.normalize.normal_form import Normalized, normalize
 from resnet_edge.export.parity import compare_logits
 from resnet_edge.images.spec import ImageSpec
 

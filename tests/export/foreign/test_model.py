@@ -239,7 +239,7 @@ def test_a_model_that_overflows_on_images_is_refused(tmp_path: Path) -> None:
 def test_a_normalised_model_that_differs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnet_edge.export.normalize import classifier
+    from resnet_edge.export.normalize import normal_form as classifier
 
     def forget(model: ModelProto) -> None:
         for node in model.graph.node:

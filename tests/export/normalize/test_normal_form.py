@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from resnet_edge.export.normalize.classifier import normalize
+from resnet_edge.export.normalize.normal_form import normalize
 from resnet_edge.graph.nodes import attribute
 from tests.conftest import require
 from tests.export.foreign.models import caffe_like, tf_like
