@@ -55,7 +55,6 @@ def test_entries_of_many_processes_are_all_there(tmp_path: Path) -> None:
     assert set(Bundle.open(path).names()) == wanted | set(before)
 
 
-@pytest.mark.slow
 def test_builds_that_are_started_together_are_all_recorded_ten_times(tmp_path: Path) -> None:
     require("tensorrt_rtx")
     for turn in range(10):
