@@ -394,7 +394,8 @@ def test_the_sum_after_a_layer_kept_in_float_reads_what_it_read_before(
     calibrated: Callable[[str], Bundle], name: str, kind: str
 ) -> None:
     bundle = calibrated(name)
-    table, model = RangesTable.load(bundle.artifact(TABLE)), load_graph(bundle.artifact(MODEL))
+    table = RangesTable.load(bundle.artifact(TABLE)).tensors
+    model = load_graph(bundle.artifact(MODEL))
     model = to_fp16(model) if kind == "fp16" else model
     index = GraphIndex(model.graph)
     adds = nodes(model, "Add")
