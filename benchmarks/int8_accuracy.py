@@ -24,7 +24,7 @@ from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, IMAGES, find
 from resnet_edge.export.stage import export, reload_model
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import quantize
 from resnet_edge.statistics import Z_TWO_SIDED_95, Paired, drop_limit, mcnemar
@@ -55,8 +55,8 @@ PROTOCOL = (
 class Data:
     """Images for every tool: as ours, and as files for the peers."""
 
-    calibration: IdxImages
-    test: IdxImages
+    calibration: ArrayImages
+    test: ArrayImages
     files: dict[str, str]  # data, test, labels
 
 
@@ -96,11 +96,11 @@ def prepare(cache: Path, *, quick: bool) -> Data:
     sources = {}
     for name, count in (("calibration", 64), ("test", 1000)):
         images = open_images(find(f"{IMAGES}/{name}"))
-        assert isinstance(images, IdxImages)
+        assert isinstance(images, ArrayImages)
         assert images.labels is not None
         if quick:
             labels = images.labels[:count]
-            images = IdxImages(images.path, images.pixels[:count], labels, images.class_names)
+            images = ArrayImages(images.path, images.pixels[:count], labels, images.class_names)
         sources[name] = images
     cache.mkdir(parents=True, exist_ok=True)
     arrays = {

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnet_edge.errors import DataError
 from resnet_edge.files import write_bytes
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.labels import read_class_names
 from resnet_edge.images.source import SPLIT_NAMES, Split
 
-__all__ = ["IdxImages", "read_idx", "write_idx"]
+__all__ = ["read_idx", "write_idx"]
 
 _IDX_MAX_BYTES = 8 << 30
 _IDX_MAX_EXTENT = 1 << 28
@@ -73,31 +71,6 @@ def _read_at_most(stream: BinaryIO, size: int) -> bytes:
     return b"".join(chunks)
 
 
-@dataclass
-class IdxImages:
-    """Images and labels of an IDX pair (the MNIST format), held in memory as uint8 N x H x W."""
-
-    path: Path
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    class_names: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def load(self, index: int) -> Image.Image:
-        """Return one image in mode ``L``."""
-        return Image.fromarray(self.pixels[index])
-
-    def key(self, index: int) -> str:
-        """Return the SHA-256 of the pixels."""
-        return hashlib.sha256(self.pixels[index].tobytes()).hexdigest()
-
-    def name(self, index: int) -> str:
-        """Return file and position."""
-        return f"{self.path} #{index}"
-
-
 def idx_files(path: Path) -> list[Path]:
     return sorted(
         p for p in path.iterdir() if "images-idx3-ubyte" in p.name.replace(".idx3", "-idx3")
@@ -117,7 +90,7 @@ def find_idx(path: Path, split: Split) -> tuple[Path, Path | None] | None:
     return images[0], labels[0] if labels else None
 
 
-def open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
+def open_idx(path: Path, images: Path, labels: Path | None) -> ArrayImages:
     pixels = read_idx(images, dimensions=3)
     if not len(pixels):
         raise DataError(f"{images} holds no image")
@@ -129,7 +102,7 @@ def open_idx(path: Path, images: Path, labels: Path | None) -> IdxImages:
                 f"{labels} has {len(values)} labels for {len(pixels)} images",
                 hint="the two files belong to different sets",
             )
-    return IdxImages(path, pixels, values, None if values is None else _class_names(path))
+    return ArrayImages(path, pixels, values, None if values is None else _class_names(path))
 
 
 def _class_names(path: Path) -> tuple[str, ...] | None:

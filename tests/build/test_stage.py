@@ -36,7 +36,7 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.catalog.recipes import Recipe
     from resnet_edge.export.stage import export
-    from resnet_edge.images.idx import IdxImages
+    from resnet_edge.images.arrays import ArrayImages
     from resnet_edge.models.zoo import create
 
     folder = tmp_path_factory.mktemp("resnet18")
@@ -44,7 +44,7 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     torch.save(create("resnet18").state_dict(), folder / "resnet18.pt")
     bundle = export(folder / "resnet18.pt", folder / "bundle").bundle
     pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64), dtype=np.uint8)
-    calibrate(bundle, IdxImages(folder, pixels, None), Recipe("test", "", "minmax", images=8))
+    calibrate(bundle, ArrayImages(folder, pixels, None), Recipe("test", "", "minmax", images=8))
     return bundle
 
 

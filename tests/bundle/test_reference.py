@@ -18,8 +18,8 @@ from resnet_edge.bundle.manifest import Record
 from resnet_edge.bundle.names import EVALUATION, GOLDEN, MODEL
 from resnet_edge.bundle.reference import Evaluated, Golden
 from resnet_edge.errors import BundleError, DataError
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.folder import FolderImages
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from tests.conftest import require
 
@@ -37,9 +37,9 @@ def bundle(exported: Callable[[str], Bundle], tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def images(shipped_images: Path) -> IdxImages:
+def images(shipped_images: Path) -> ArrayImages:
     source = open_images(shipped_images / "calibration")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     return source
 
 
@@ -151,7 +151,7 @@ def test_a_changed_archive_is_refused(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_running_over_images_gives_logits_and_indices_in_order(
-    bundle: Bundle, images: IdxImages, batch_size: int
+    bundle: Bundle, images: ArrayImages, batch_size: int
 ) -> None:
     spec, indices = bundle.model.image_spec, [9, 3, 7, 0, 3]
     with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
@@ -167,7 +167,7 @@ def test_running_over_images_gives_logits_and_indices_in_order(
     assert np.allclose(logits, np.concatenate(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_all_images_are_run_by_default(bundle: Bundle, images: IdxImages) -> None:
+def test_all_images_are_run_by_default(bundle: Bundle, images: ArrayImages) -> None:
     few = replace(images, pixels=images.pixels[:70], labels=None)
     with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
         logits, kept, _ = run_all(session, few, bundle.model.image_spec)
@@ -175,7 +175,7 @@ def test_all_images_are_run_by_default(bundle: Bundle, images: IdxImages) -> Non
 
 
 def test_broken_images_are_left_out_and_named(
-    bundle: Bundle, images: IdxImages, tmp_path: Path
+    bundle: Bundle, images: ArrayImages, tmp_path: Path
 ) -> None:
     files = tuple(tmp_path / f"{i:02d}.png" for i in range(20))
     for i, path in enumerate(files):

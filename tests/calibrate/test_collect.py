@@ -15,10 +15,9 @@ from resnet_edge.calibrate.collect import Collected, collect
 from resnet_edge.calibrate.histogram import Histogram
 from resnet_edge.errors import CalibrationError, DataError
 from resnet_edge.graph.onnx_model import expose, load_graph
-from resnet_edge.images.arrays import ArrayInputs
+from resnet_edge.images.arrays import ArrayImages, ArrayInputs
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.folder import FolderImages
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.placement import place
 from tests.conftest import require
@@ -44,14 +43,14 @@ def model(bundle: Bundle) -> ModelProto:
 
 
 @pytest.fixture
-def images(shipped_images: Path) -> IdxImages:
+def images(shipped_images: Path) -> ArrayImages:
     source = open_images(shipped_images / "calibration")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     return source
 
 
 @pytest.fixture
-def folder(images: IdxImages, tmp_path: Path) -> FolderImages:
+def folder(images: ArrayImages, tmp_path: Path) -> FolderImages:
     """The first 40 images as files."""
     for i in range(40):
         images.load(i).save(tmp_path / f"{i:02d}.png")
@@ -72,7 +71,7 @@ def outcomes(collected: Collected) -> dict[str, tuple[bytes, float, float]]:
 
 
 def test_histograms_hold_every_value_of_every_image(
-    bundle: Bundle, model: ModelProto, images: IdxImages
+    bundle: Bundle, model: ModelProto, images: ArrayImages
 ) -> None:
     tensors, spec = place(model.graph).tensors, bundle.model.image_spec
     collected = collect(model, tensors, images, spec, indices=range(10))
@@ -92,7 +91,7 @@ def test_histograms_hold_every_value_of_every_image(
 def test_ranges_do_not_depend_on_how_images_are_cut_into_batches(
     network: str,
     exported: Callable[[str], Bundle],
-    images: IdxImages,
+    images: ArrayImages,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = exported(network)
@@ -107,7 +106,7 @@ def test_ranges_do_not_depend_on_how_images_are_cut_into_batches(
 
 
 def test_the_order_of_the_images_does_not_matter(
-    bundle: Bundle, model: ModelProto, images: IdxImages
+    bundle: Bundle, model: ModelProto, images: ArrayImages
 ) -> None:
     tensors, spec = place(model.graph).tensors, bundle.model.image_spec
     forward = collect(model, tensors, images, spec, indices=range(30))
@@ -122,7 +121,7 @@ def test_the_order_of_the_images_does_not_matter(
 def test_the_batch_follows_the_memory_budget(
     bundle: Bundle,
     model: ModelProto,
-    images: IdxImages,
+    images: ArrayImages,
     monkeypatch: pytest.MonkeyPatch,
     images_in_budget: float,
     batch: int,
@@ -152,7 +151,7 @@ def test_the_batch_follows_the_memory_budget(
 
 
 def test_only_the_batch_being_counted_is_alive_when_the_next_is_computed(
-    bundle: Bundle, model: ModelProto, images: IdxImages, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, model: ModelProto, images: ArrayImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[weakref.ref[Any]]] = []
     alive: list[int] = []
@@ -215,7 +214,7 @@ def broken_weight(request: pytest.FixtureRequest, model: ModelProto) -> str:
 
 
 def test_a_network_that_is_not_finite_is_refused_by_the_name_of_the_tensor(
-    broken_weight: str, bundle: Bundle, model: ModelProto, images: IdxImages
+    broken_weight: str, bundle: Bundle, model: ModelProto, images: ArrayImages
 ) -> None:
     tensors = place(model.graph).tensors
     order = [o for n in model.graph.node for o in n.output]
@@ -239,14 +238,14 @@ def test_inputs_that_are_not_finite_are_the_fault_of_the_data_not_of_the_network
 
 
 def test_a_tensor_the_graph_does_not_have_is_refused(
-    bundle: Bundle, model: ModelProto, images: IdxImages
+    bundle: Bundle, model: ModelProto, images: ArrayImages
 ) -> None:
     with pytest.raises(CalibrationError, match="no tensor nothing"):
         collect(model, ["nothing"], images, bundle.model.image_spec, indices=range(2))
 
 
 def test_the_model_given_is_not_changed(
-    bundle: Bundle, model: ModelProto, images: IdxImages
+    bundle: Bundle, model: ModelProto, images: ArrayImages
 ) -> None:
     before = model.SerializeToString()
     tensors = place(model.graph).tensors
@@ -255,7 +254,7 @@ def test_the_model_given_is_not_changed(
 
 
 def test_raw_pixels_are_collected_behind_their_normalisation(
-    exported: Callable[[str], Bundle], images: IdxImages
+    exported: Callable[[str], Bundle], images: ArrayImages
 ) -> None:
     found = {}
     for name in ("basic", "uint8"):

@@ -19,8 +19,8 @@ from resnet_edge.calibrate.collect import Collected, Partial, collect
 from resnet_edge.calibrate.stage import calibrate
 from resnet_edge.catalog.recipes import Recipe
 from resnet_edge.graph.onnx_model import load_graph
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.folder import FolderImages
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.progress import SILENT
 from resnet_edge.quantize.placement import place
@@ -291,7 +291,7 @@ def test_calibrate_on_other_images_starts_anew(
     with pytest.raises(KeyboardInterrupt):
         calibrate(bundle, images, RECIPE, progress=Listener(7))
     others = open_images(shipped_images / "test")
-    assert isinstance(others, IdxImages)
+    assert isinstance(others, ArrayImages)
     listener = Listener()
     table = calibrate(bundle, others, RECIPE, progress=listener).table
     assert listener.steps[0] == BATCH

@@ -24,7 +24,6 @@ from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.images.arrays import ArrayImages, ArrayInputs, RandomInputs
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.folder import FolderImages
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_calibration, open_images
 from resnet_edge.quantize.placement import place
 from tests.conftest import require
@@ -44,14 +43,14 @@ def bundle(exported: Callable[[str], Bundle], tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def images(shipped_images: Path) -> IdxImages:
+def images(shipped_images: Path) -> ArrayImages:
     source = open_images(shipped_images / "calibration")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     return source
 
 
 def test_the_bundle_gets_a_table_and_a_cache_of_the_same_ranges(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     result = calibrate(bundle, images, RECIPE)
     reopened = Bundle.open(bundle.path)
@@ -63,7 +62,7 @@ def test_the_bundle_gets_a_table_and_a_cache_of_the_same_ranges(
     assert tuple(result.table.tensors) == place(graph).tensors
 
 
-def test_the_table_says_what_it_was_made_from(bundle: Bundle, images: IdxImages) -> None:
+def test_the_table_says_what_it_was_made_from(bundle: Bundle, images: ArrayImages) -> None:
     table = calibrate(bundle, images, RECIPE).table
     assert table.model_sha256 == bundle.sha256(MODEL)
     assert table.recipe == RECIPE.to_json()
@@ -79,7 +78,7 @@ def test_the_table_says_what_it_was_made_from(bundle: Bundle, images: IdxImages)
 
 
 def test_a_bake_off_that_was_left_out_is_recorded_as_what_was_done_instead(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     few = ArrayImages(Path("few.npy"), np.stack([np.asarray(images.load(i)) for i in range(7)]))
     table = calibrate(bundle, few, replace(RECIPE, name="auto", method="auto")).table
@@ -90,7 +89,7 @@ def test_a_bake_off_that_was_left_out_is_recorded_as_what_was_done_instead(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_recipe_chooses_among_all_estimates(
-    bundle: Bundle, images: IdxImages, method: str
+    bundle: Bundle, images: ArrayImages, method: str
 ) -> None:
     table = calibrate(bundle, images, replace(RECIPE, method=method, percent=99.0)).table
     for found in table.tensors.values():
@@ -101,7 +100,7 @@ def test_the_recipe_chooses_among_all_estimates(
 
 
 def test_a_second_call_takes_the_ranges_from_the_bundle(
-    bundle: Bundle, images: IdxImages, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, images: ArrayImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = calibrate(bundle, images, RECIPE)
     monkeypatch.setattr("resnet_edge.calibrate.stage.collect", None)
@@ -119,13 +118,15 @@ def test_a_second_call_takes_the_ranges_from_the_bundle(
     ],
     ids=["method", "percent", "images"],
 )
-def test_another_recipe_calibrates_again(bundle: Bundle, images: IdxImages, recipe: Recipe) -> None:
+def test_another_recipe_calibrates_again(
+    bundle: Bundle, images: ArrayImages, recipe: Recipe
+) -> None:
     calibrate(bundle, images, RECIPE)
     assert not calibrate(bundle, images, recipe).cached
     assert RangesTable.load(bundle.artifact(TABLE)).recipe == recipe.to_json()
 
 
-def test_other_images_calibrate_again(bundle: Bundle, images: IdxImages) -> None:
+def test_other_images_calibrate_again(bundle: Bundle, images: ArrayImages) -> None:
     before = calibrate(bundle, images, RECIPE).table
     pixels = images.pixels.copy()
     pixels[0] = 255 - pixels[0]
@@ -135,7 +136,7 @@ def test_other_images_calibrate_again(bundle: Bundle, images: IdxImages) -> None
     assert after.table.images[0] != before.images[0]
 
 
-def test_a_damaged_table_is_made_again(bundle: Bundle, images: IdxImages) -> None:
+def test_a_damaged_table_is_made_again(bundle: Bundle, images: ArrayImages) -> None:
     before = calibrate(bundle, images, RECIPE).table
     bundle.file(TABLE).write_text("{}")
     again = calibrate(bundle, images, RECIPE)
@@ -143,7 +144,7 @@ def test_a_damaged_table_is_made_again(bundle: Bundle, images: IdxImages) -> Non
     assert again.table == before
 
 
-def test_a_lost_cache_is_made_again(bundle: Bundle, images: IdxImages) -> None:
+def test_a_lost_cache_is_made_again(bundle: Bundle, images: ArrayImages) -> None:
     calibrate(bundle, images, RECIPE)
     content = bundle.artifact(CACHE).read_text()
     bundle.file(CACHE).unlink()
@@ -154,7 +155,7 @@ def test_a_lost_cache_is_made_again(bundle: Bundle, images: IdxImages) -> None:
 @pytest.mark.parametrize(("count", "warned"), [(20, True), (299, True), (300, False)])
 def test_fewer_than_300_images_are_warned_about(
     bundle: Bundle,
-    images: IdxImages,
+    images: ArrayImages,
     caplog: pytest.LogCaptureFixture,
     count: int,
     warned: bool,
@@ -168,7 +169,7 @@ def test_fewer_than_300_images_are_warned_about(
 
 
 def test_broken_images_are_counted_and_not_recorded(
-    bundle: Bundle, images: IdxImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    bundle: Bundle, images: ArrayImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = []
     for i in range(24):
@@ -185,7 +186,7 @@ def test_broken_images_are_counted_and_not_recorded(
 
 
 def test_network_inputs_give_the_ranges_of_the_images_they_were_made_from(
-    bundle: Bundle, images: IdxImages, tmp_path: Path
+    bundle: Bundle, images: ArrayImages, tmp_path: Path
 ) -> None:
     spec, other = bundle.model.image_spec, Path(shutil.copytree(bundle.path, tmp_path / "other"))
     (batch,) = ImageBatches(images, spec, 24, range(24))
@@ -244,7 +245,7 @@ def test_random_inputs_are_warned_about_and_recorded(
 
 
 def test_random_inputs_are_the_same_every_time_and_never_taken_for_images(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     source = RandomInputs(bundle.model.image_spec.input_shape, 24)
     first = calibrate(bundle, source, RECIPE)
@@ -259,7 +260,7 @@ def test_random_inputs_are_the_same_every_time_and_never_taken_for_images(
 
 
 def test_the_table_says_how_much_noise_each_estimate_means(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     table = calibrate(bundle, images, replace(RECIPE, method="minmax")).table
     x = bundle.model.image_spec.to_input(
@@ -276,7 +277,7 @@ def test_the_table_says_how_much_noise_each_estimate_means(
 
 
 def test_the_bake_off_reports_top_1_where_the_images_have_labels(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     recipe = replace(RECIPE, method="auto", images=64)
     with OnnxRuntimeSession(bundle.artifact(MODEL)) as session:
@@ -297,7 +298,7 @@ def test_the_bake_off_reports_top_1_where_the_images_have_labels(
 
 @pytest.mark.parametrize(("calibrated", "looked", "first_round"), [(48, 4, 4), (96, 8, 8)])
 def test_a_bake_off_of_few_images_is_a_smaller_one(
-    bundle: Bundle, images: IdxImages, calibrated: int, looked: int, first_round: int
+    bundle: Bundle, images: ArrayImages, calibrated: int, looked: int, first_round: int
 ) -> None:
     recipe = Recipe("test", "few images", "auto", images=calibrated)
     table = calibrate(bundle, images, recipe).table
@@ -309,7 +310,7 @@ def test_a_bake_off_of_few_images_is_a_smaller_one(
 
 
 def test_labels_of_another_model_are_left_out_of_the_bake_off_and_named(
-    bundle: Bundle, images: IdxImages, caplog: pytest.LogCaptureFixture
+    bundle: Bundle, images: ArrayImages, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = replace(
         images,

@@ -302,11 +302,12 @@ def test_an_onnx_file_goes_through_the_same_commands(
 def test_a_budget_and_a_ranking_are_printed_and_stored(
     capsys: pytest.CaptureFixture[str], bundle_copy: Path, shipped_images: Path
 ) -> None:
-    from resnet_edge.images.idx import IdxImages, write_idx
+    from resnet_edge.images.arrays import ArrayImages
+    from resnet_edge.images.idx import write_idx
     from resnet_edge.images.opening import open_images
 
     source = open_images(shipped_images / "test")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     assert source.labels is not None
     few = bundle_copy.parent / "few"
     write_idx(few / "images-idx3-ubyte.gz", source.pixels[:1500])

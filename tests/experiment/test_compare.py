@@ -12,7 +12,7 @@ import pytest
 from resnet_edge.errors import BackendUnavailableError, ConfigError
 from resnet_edge.experiment.compare import compare
 from resnet_edge.experiment.curves import Comparison, final_table, run_directory
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST, ImageSpec
 from resnet_edge.train.loop import TrainConfig
@@ -200,7 +200,7 @@ def test_epochs_of_fewer_images_draw_other_images_each_time(
     from resnet_edge.train import loop
 
     pixels = np.arange(192, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2)
-    numbered = IdxImages(Path(), pixels, np.arange(192) % 2)
+    numbered = ArrayImages(Path(), pixels, np.arange(192) % 2)
     seen: list[int] = []
 
     def remember(batch: Any, **_: Any) -> Any:

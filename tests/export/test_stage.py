@@ -19,7 +19,7 @@ from resnet_edge.errors import BundleError, CheckpointError, ConfigError, DataEr
 from resnet_edge.export.stage import ExportConfig, export, reload_model
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import save_checkpoint
@@ -138,7 +138,7 @@ def test_images_of_another_model_are_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     pixels = np.zeros((4, 28, 28), np.uint8)
-    source = IdxImages(tmp_path, pixels, np.array([0, 1, 2, 7]))
+    source = ArrayImages(tmp_path, pixels, np.array([0, 1, 2, 7]))
     with pytest.raises(DataError, match="label 7"):
         export(checkpoint, tmp_path / "b", images=source)
     assert not (tmp_path / "b").exists()

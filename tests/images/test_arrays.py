@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from resnet_edge.errors import DataError
 from resnet_edge.images.arrays import ArrayImages, ArrayInputs, RandomInputs, open_array_images
 from resnet_edge.images.batches import Feeds, ImageBatches
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.labels import resolve_labels
 from resnet_edge.images.opening import open_calibration, open_images
 from resnet_edge.images.source import NetworkInputs
@@ -111,7 +110,7 @@ def test_a_large_npy_file_stays_on_disk(tmp_path: Path) -> None:
 
 def test_keys_are_those_of_the_same_pixels_in_any_format(tmp_path: Path) -> None:
     array = pixels(3, 5, 6)
-    idx = IdxImages(tmp_path, array, None)
+    idx = ArrayImages(tmp_path, array, None)
     for source in (open_images(npy(tmp_path, array)), open_images(npz(tmp_path, array[..., None]))):
         assert [source.key(i) for i in range(3)] == [idx.key(i) for i in range(3)]
     inputs = open_calibration(npy(tmp_path, normal(2, 3, 5, 6)))
@@ -264,7 +263,7 @@ def test_network_inputs_are_told_from_images(tmp_path: Path) -> None:
     assert isinstance(ArrayInputs(tmp_path, normal(1, 3, 5, 6)), NetworkInputs)
     assert isinstance(RandomInputs((3, 5, 6), 2), NetworkInputs)
     assert not isinstance(ArrayImages(tmp_path, pixels(3, 5, 6)), NetworkInputs)
-    assert not isinstance(IdxImages(tmp_path, pixels(3, 5, 6), None), NetworkInputs)
+    assert not isinstance(ArrayImages(tmp_path, pixels(3, 5, 6), None), NetworkInputs)
 
 
 @given(seed=st.integers(0, 99), wanted=st.lists(st.integers(0, 9), min_size=1, max_size=6))

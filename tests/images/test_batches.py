@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from resnet_edge.backends.base import Session
 from resnet_edge.errors import DataError
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.batches import ImageBatches, portions
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.tensors import TensorSpec
 
@@ -90,7 +90,7 @@ def test_what_a_session_takes_is_read_from_its_input_or_asked_for(count: int, ba
     assert asked.calls == fixed.calls
 
 
-class Broken(IdxImages):
+class Broken(ArrayImages):
     """Blank images, of which the first ones cannot be decoded."""
 
     def __init__(self, count: int, broken: int) -> None:

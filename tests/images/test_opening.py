@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_edge.errors import DataError
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.batches import ImageBatches
 from resnet_edge.images.folder import FolderImages
-from resnet_edge.images.idx import IdxImages, read_idx, write_idx
+from resnet_edge.images.idx import read_idx, write_idx
 from resnet_edge.images.labels import resolve_labels
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import FASHION_MNIST, ImageSpec
@@ -32,10 +33,10 @@ def picture(path: Path, value: int = 0) -> Path:
     return path
 
 
-def numbered(count: int) -> IdxImages:
+def numbered(count: int) -> ArrayImages:
     """Return images whose pixels all equal their position."""
     pixels = np.arange(count, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
-    return IdxImages(Path(), pixels, labels=None)
+    return ArrayImages(Path(), pixels, labels=None)
 
 
 def idx_header(*shape: int) -> bytes:
@@ -340,7 +341,7 @@ def test_images_skipped_before_count_among_those_of_all(tmp_path: Path) -> None:
     assert len(batches.skipped) == 4
 
 
-class SlowStart(IdxImages):
+class SlowStart(ArrayImages):
     """A source whose first image waits until one of a later batch has been decoded."""
 
     later = threading.Event()

@@ -18,7 +18,7 @@ from resnet_edge.catalog.recipes import load_recipe
 from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.errors import ConfigError, DataError
 from resnet_edge.export.stage import export
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from resnet_edge.quantize.budget import _labelled, meet_budget, sensitivity
@@ -35,15 +35,17 @@ torch = require("torch")
 
 
 @pytest.fixture(scope="module")
-def images(shipped_images: Path) -> IdxImages:
+def images(shipped_images: Path) -> ArrayImages:
     source = open_images(shipped_images / "test")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     return source
 
 
-def few(source: IdxImages, count: int) -> IdxImages:
+def few(source: ArrayImages, count: int) -> ArrayImages:
     assert source.labels is not None
-    return IdxImages(source.path, source.pixels[:count], source.labels[:count], source.class_names)
+    return ArrayImages(
+        source.path, source.pixels[:count], source.labels[:count], source.class_names
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def outlier_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(path, folder / "bundle").bundle.path
 
 
-def int8_drop(bundle: Bundle, images: IdxImages) -> float:
+def int8_drop(bundle: Bundle, images: ArrayImages) -> float:
     path = quantize(bundle, "int8").path
     candidate = Candidate("tensorrt_rtx", "int8", "rtx-4090", path, path, "graph")
     result = verify(bundle, candidate, images, max_drop=0.5)
@@ -93,7 +95,7 @@ def int8_drop(bundle: Bundle, images: IdxImages) -> float:
 
 
 def test_the_bake_off_brings_a_rescaled_network_back(
-    outlier_bundle: Path, shipped_images: Path, images: IdxImages
+    outlier_bundle: Path, shipped_images: Path, images: ArrayImages
 ) -> None:
     bundle, calibration = Bundle.open(outlier_bundle), open_images(shipped_images / "calibration")
     calibrate(bundle, calibration, load_recipe("mse"))
@@ -126,7 +128,7 @@ def test_too_few_images_to_choose_on_fall_back_to_one_estimator(
 ) -> None:
     bundle = Bundle.open(bundle_copy)
     source = open_images(shipped_images / "calibration")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     result = calibrate(bundle, few(source, 5), load_recipe("auto"))
     assert result.table.trials == ()
     assert all(r.amax == r.estimates["mse"] for r in result.table.tensors.values())
@@ -144,7 +146,7 @@ def test_images_are_split_by_content_whatever_their_order() -> None:
 
 
 def test_a_budget_met_by_full_int8_keeps_no_layer_and_is_proven(
-    bundle_copy: Path, images: IdxImages
+    bundle_copy: Path, images: ArrayImages
 ) -> None:
     bundle = Bundle.open(bundle_copy)
     result = meet_budget(bundle, few(images, 3000), images.labels, Budget(2.0, "top1"))
@@ -159,17 +161,17 @@ def test_a_budget_met_by_full_int8_keeps_no_layer_and_is_proven(
 
 
 def test_no_image_of_the_calibration_is_chosen_on_or_proven_with(
-    bundle_copy: Path, images: IdxImages, shipped_images: Path
+    bundle_copy: Path, images: ArrayImages, shipped_images: Path
 ) -> None:
     bundle = Bundle.open(bundle_copy)
     calibration = open_images(shipped_images / "calibration")
-    assert isinstance(calibration, IdxImages)
+    assert isinstance(calibration, ArrayImages)
     seen, unseen = few(calibration, 100), few(images, 500)
     used = calibrate(bundle, seen, load_recipe("auto")).table.used
     assert len(used) == 100  # those it chose on among them
     pixels = np.concatenate([seen.pixels, unseen.pixels])
     labels = np.concatenate([seen.labels, unseen.labels])
-    mixed = IdxImages(images.path, pixels, labels, images.class_names)
+    mixed = ArrayImages(images.path, pixels, labels, images.class_names)
     result = meet_budget(bundle, mixed, labels, Budget(5.0, "top1"))
     chosen_on = layers_chosen_on(bundle)
     assert not chosen_on & set(used)
@@ -183,7 +185,7 @@ def test_no_image_of_the_calibration_is_chosen_on_or_proven_with(
 
 
 def test_kept_layers_are_float_in_every_graph_until_the_next_calibration(
-    bundle_copy: Path, images: IdxImages, shipped_images: Path
+    bundle_copy: Path, images: ArrayImages, shipped_images: Path
 ) -> None:
     from resnet_edge.graph.onnx_model import load_graph
 
@@ -203,7 +205,7 @@ def test_kept_layers_are_float_in_every_graph_until_the_next_calibration(
 
 
 def test_memory_does_not_grow_with_the_images_that_prove(
-    bundle_copy: Path, images: IdxImages
+    bundle_copy: Path, images: ArrayImages
 ) -> None:
     bundle = Bundle.open(bundle_copy)
 
@@ -220,7 +222,7 @@ def test_memory_does_not_grow_with_the_images_that_prove(
 
 
 def test_too_few_images_for_the_budget_leave_full_int8_and_no_proof(
-    bundle_copy: Path, images: IdxImages
+    bundle_copy: Path, images: ArrayImages
 ) -> None:
     bundle = Bundle.open(bundle_copy)
     result = meet_budget(bundle, few(images, 60), images.labels, Budget(0.05, "top1"))
@@ -228,7 +230,7 @@ def test_too_few_images_for_the_budget_leave_full_int8_and_no_proof(
     assert float_layers(bundle) == result.found.keep_float == ()
 
 
-def test_what_cannot_be_judged_is_refused(bundle_copy: Path, images: IdxImages) -> None:
+def test_what_cannot_be_judged_is_refused(bundle_copy: Path, images: ArrayImages) -> None:
     bundle = Bundle.open(bundle_copy)
     with pytest.raises(ConfigError, match="no labels"):
         meet_budget(bundle, few(images, 50), None, Budget(0.5, "top1"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from resnet_edge.errors import ConfigError, DataError, ResnetEdgeError
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.images.spec import ImageSpec
 from resnet_edge.models.checkpoint import load_model, read_checkpoint
@@ -170,9 +170,9 @@ def test_another_seed_gives_other_weights(
     assert not same_weights(result.checkpoint, uninterrupted.checkpoint)
 
 
-def subset(images: IdxImages, indices: Any) -> IdxImages:
+def subset(images: ArrayImages, indices: Any) -> ArrayImages:
     assert images.labels is not None
-    return IdxImages(images.path, images.pixels[indices], images.labels[indices])
+    return ArrayImages(images.path, images.pixels[indices], images.labels[indices])
 
 
 def test_excluded_images_are_not_trained_on(tmp_path: Path, images: Any) -> None:
@@ -238,7 +238,7 @@ def test_a_damaged_resume_file_is_our_error(tmp_path: Path, images: Any) -> None
 
 def test_images_without_labels_are_refused(tmp_path: Path, images: Any) -> None:
     with pytest.raises(DataError, match="no labels") as caught:
-        train(IdxImages(Path("d"), images.pixels, None), CONFIG, tmp_path, spec=SPEC)
+        train(ArrayImages(Path("d"), images.pixels, None), CONFIG, tmp_path, spec=SPEC)
     assert caught.value.hint
 
 

@@ -12,7 +12,7 @@ from resnet_edge.bundle.bundle import Bundle
 from resnet_edge.bundle.names import EVALUATION
 from resnet_edge.catalog.shipped import CHECKPOINT, find
 from resnet_edge.errors import CheckpointError, DataError
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.models import formats
 from resnet_edge.progress import SILENT
 from resnet_edge.verify.reference_logits import reference_logits
@@ -47,7 +47,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def source_of_logits(bundle: Bundle, checkpoint: Path | None) -> str:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
-    images = IdxImages(bundle.path, pixels, None)
+    images = ArrayImages(bundle.path, pixels, None)
     keys = [images.key(i) for i in range(3)]
     return reference_logits(bundle, images, keys, range(3), checkpoint, SILENT)[1]
 

@@ -16,8 +16,8 @@ from resnet_edge.bundle.reference import Evaluated
 from resnet_edge.bundle.sidecar import sidecar_path
 from resnet_edge.catalog.targets import load_target
 from resnet_edge.errors import BundleError, DataError, EngineMismatchError
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.folder import FolderImages
-from resnet_edge.images.idx import IdxImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import store_float_layers
 from resnet_edge.verify.candidate import Candidate, find_candidate
@@ -33,16 +33,16 @@ def bundle(bundle_copy: Path) -> Bundle:
 
 
 @pytest.fixture
-def images(shipped_images: Path) -> IdxImages:
+def images(shipped_images: Path) -> ArrayImages:
     """The first 400 shipped test images."""
     source = open_images(shipped_images / "test")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     assert source.labels is not None
-    return IdxImages(source.path, source.pixels[:400], source.labels[:400], source.class_names)
+    return ArrayImages(source.path, source.pixels[:400], source.labels[:400], source.class_names)
 
 
 def test_the_cpu_engine_itself_is_executed_and_close_to_pytorch(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     build(bundle, load_target("cpu"), BuildConfig("int8"))
     result = verify(bundle, find_candidate(bundle), images, max_drop=5)
@@ -53,7 +53,7 @@ def test_the_cpu_engine_itself_is_executed_and_close_to_pytorch(
     assert result.drop_ci95[0] <= (result.drop_points or 0) <= result.drop_ci95[1]
 
 
-def test_few_images_leave_a_tight_gate_inconclusive(bundle: Bundle, images: IdxImages) -> None:
+def test_few_images_leave_a_tight_gate_inconclusive(bundle: Bundle, images: ArrayImages) -> None:
     result = verify(bundle, find_candidate(bundle), images, max_drop=0.5)
     assert result.outcome == "inconclusive"
     assert result.needed_n is not None
@@ -77,12 +77,12 @@ def broken(bundle: Bundle) -> Candidate:
     return replace(candidate, runnable=wrong)
 
 
-def test_a_broken_candidate_fails(bundle: Bundle, images: IdxImages, broken: Candidate) -> None:
+def test_a_broken_candidate_fails(bundle: Bundle, images: ArrayImages, broken: Candidate) -> None:
     assert verify(bundle, broken, images).outcome == "fail"
 
 
 def test_without_labels_no_disagreement_proves_a_drop(
-    bundle: Bundle, images: IdxImages, broken: Candidate
+    bundle: Bundle, images: ArrayImages, broken: Candidate
 ) -> None:
     images.labels = None
     result = verify(bundle, broken, images)
@@ -91,7 +91,7 @@ def test_without_labels_no_disagreement_proves_a_drop(
     assert not result.passed
 
 
-def test_the_five_likeliest_classes_count_for_top_5(bundle: Bundle, images: IdxImages) -> None:
+def test_the_five_likeliest_classes_count_for_top_5(bundle: Bundle, images: ArrayImages) -> None:
     verify(bundle, find_candidate(bundle), images)
     known = Evaluated.load(bundle)
     assert known is not None
@@ -103,7 +103,7 @@ def test_the_five_likeliest_classes_count_for_top_5(bundle: Bundle, images: IdxI
     assert result.candidate == result.reference
 
 
-def test_without_labels_disagreement_bounds_the_drop(bundle: Bundle, images: IdxImages) -> None:
+def test_without_labels_disagreement_bounds_the_drop(bundle: Bundle, images: ArrayImages) -> None:
     images.labels = None
     result = verify(bundle, find_candidate(bundle), images, max_drop=1)
     assert result.drop_points is None
@@ -140,15 +140,17 @@ def test_images_the_bake_off_chose_on_are_refused_too(bundle: Bundle, shipped_im
     from resnet_edge.catalog.recipes import load_recipe
 
     source = open_images(shipped_images / "calibration")
-    assert isinstance(source, IdxImages)
+    assert isinstance(source, ArrayImages)
     table = calibrate(bundle, source, load_recipe("auto")).table
     chosen = next(i for i in range(len(source)) if source.key(i) in table.chosen_on)
-    only = IdxImages(source.path, source.pixels[chosen : chosen + 1], None)
+    only = ArrayImages(source.path, source.pixels[chosen : chosen + 1], None)
     with pytest.raises(DataError, match="used for calibration"):
         verify(bundle, find_candidate(bundle), only)
 
 
-def test_images_that_layers_were_chosen_on_are_left_out(bundle: Bundle, images: IdxImages) -> None:
+def test_images_that_layers_were_chosen_on_are_left_out(
+    bundle: Bundle, images: ArrayImages
+) -> None:
     candidate = find_candidate(bundle, precision="fp32", backend="onnxruntime")
     chosen_on = [images.key(i) for i in range(5)]
     store_float_layers(bundle, {"keep_float": [], "chosen_on": chosen_on})
@@ -165,7 +167,7 @@ def test_images_that_layers_were_chosen_on_are_left_out(bundle: Bundle, images: 
         verify(bundle, candidate, images)
 
 
-def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: IdxImages) -> None:
+def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: ArrayImages) -> None:
     verify(bundle, find_candidate(bundle), images)
     first = bundle.sha256(EVALUATION)
     again = Bundle.open(bundle.path)
@@ -174,7 +176,7 @@ def test_pytorch_logits_are_kept_and_used_again(bundle: Bundle, images: IdxImage
 
 
 def test_without_the_checkpoint_the_float_onnx_is_the_reference(
-    bundle: Bundle, images: IdxImages
+    bundle: Bundle, images: ArrayImages
 ) -> None:
     moved = replace(bundle.model, source="else.safetensors", source_sha256="0" * 64)
     artifacts = {name: bundle.entry(name) for name in bundle.names()}
@@ -184,7 +186,7 @@ def test_without_the_checkpoint_the_float_onnx_is_the_reference(
     assert EVALUATION not in stranded.names()
 
 
-def test_recorded_logits_are_found_in_any_order(bundle: Bundle, images: IdxImages) -> None:
+def test_recorded_logits_are_found_in_any_order(bundle: Bundle, images: ArrayImages) -> None:
     verify(bundle, find_candidate(bundle), images)
     known = Evaluated.load(bundle)
     assert known is not None
@@ -249,7 +251,7 @@ def test_corrupt_images_are_left_out_of_both_sides(bundle: Bundle, tmp_path: Pat
 
 
 def test_labels_stay_with_their_images_when_some_are_skipped(
-    bundle: Bundle, images: IdxImages, tmp_path: Path
+    bundle: Bundle, images: ArrayImages, tmp_path: Path
 ) -> None:
     from PIL import Image
 
@@ -262,7 +264,7 @@ def test_labels_stay_with_their_images_when_some_are_skipped(
     names = images.class_names
     damaged = FolderImages(tmp_path, tuple(files), images.labels[:60], names)
     kept = np.delete(np.arange(60), 4)
-    sound = IdxImages(tmp_path, images.pixels[kept], images.labels[kept], names)
+    sound = ArrayImages(tmp_path, images.pixels[kept], images.labels[kept], names)
     found = verify(bundle, find_candidate(bundle), damaged)
     expected = verify(bundle, find_candidate(bundle), sound)
     assert (found.n, found.skipped, expected.skipped) == (59, 1, 0)

@@ -218,14 +218,14 @@ def test_an_image_that_breaks_calibration_is_the_error_that_is_seen(
 ) -> None:
     def work(bundle: str, images: str) -> list[Any]:
         from resnet_edge.errors import DataError
-        from resnet_edge.images.idx import IdxImages
+        from resnet_edge.images.arrays import ArrayImages
         from tests.backends.tensorrt.flow import Flow
         from tests.emulation import control
 
         def broken(self: Any, index: int) -> None:
             raise OSError("the card was pulled")
 
-        IdxImages.load = broken
+        ArrayImages.load = broken
         flow = Flow(bundle)
         try:
             flow.build(precision="int8", implicit="entropy", images=images)

@@ -57,7 +57,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     require("tensorrt_rtx")
     from resnet_edge.calibrate.stage import calibrate
     from resnet_edge.export.stage import ExportConfig, export
-    from resnet_edge.images.idx import IdxImages
+    from resnet_edge.images.arrays import ArrayImages
     from resnet_edge.images.spec import ImageSpec
     from resnet_edge.models.checkpoint import save_checkpoint
     from resnet_edge.models.resnet import ResNet, ResNetConfig
@@ -76,7 +76,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
         save_checkpoint(checkpoint, model, name=name, image_spec=spec, labels=None, provenance={})
         made = export(checkpoint, folder / "bundle", ExportConfig(input=pixels)).bundle
         images = np.random.default_rng(0).integers(0, 255, (4, 64, 64), dtype=np.uint8)
-        calibrate(made, IdxImages(folder, images, None), Recipe("test", "", "minmax", images=4))
+        calibrate(made, ArrayImages(folder, images, None), Recipe("test", "", "minmax", images=4))
         return made
 
     return bundle

@@ -15,7 +15,7 @@ from resnet_edge.export.foreign.import_onnx import ImportConfig, import_onnx
 from resnet_edge.export.stage import reload_model
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.verify.candidate import find_candidate
 from resnet_edge.verify.stage import verify
@@ -251,7 +251,9 @@ def test_the_reference_is_the_original_model(tmp_path: Path, easy_images: Path) 
     candidate = find_candidate(result.bundle)
     assert verify(result.bundle, candidate, source).agreement == 100
     assert verify(result.bundle, candidate, None).agreement == 100
-    fresh = IdxImages(tmp_path, np.stack([np.asarray(source.load(i)) + 1 for i in range(8)]), None)
+    fresh = ArrayImages(
+        tmp_path, np.stack([np.asarray(source.load(i)) + 1 for i in range(8)]), None
+    )
     assert verify(result.bundle, candidate, fresh).source == "onnx"
     with pytest.raises(CheckpointError, match="no PyTorch model"):
         reload_model(result.bundle, tmp_path / "foreign.onnx")

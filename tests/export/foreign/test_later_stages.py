@@ -23,7 +23,7 @@ from resnet_edge.errors import ConfigError
 from resnet_edge.export.foreign.import_onnx import ImportConfig
 from resnet_edge.graph.onnx_model import fixed_batch, load_graph
 from resnet_edge.graph.stand_in import stand_in
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.opening import open_images
 from resnet_edge.quantize.stage import quantize
 from resnet_edge.verify.candidate import find_candidate
@@ -201,7 +201,7 @@ def test_a_model_of_fixed_batch_goes_through_every_stage(
             build(bundle, load_target(name), BuildConfig(precision, profile=(batch,) * 3))
             candidate = find_candidate(bundle)
             assert verify(bundle, candidate, None).agreement >= 90
-            some = IdxImages(
+            some = ArrayImages(
                 tmp_path, np.stack([np.asarray(images.load(i)) + 1 for i in range(9)]), None
             )
             assert verify(bundle, candidate, some).n == 9

@@ -16,7 +16,7 @@ from resnet_edge.export.foreign.model import image_input, read_foreign
 from resnet_edge.export.foreign.preprocessing import choose_image_spec, recorded_image_spec
 from resnet_edge.graph.onnx_model import load_graph
 from resnet_edge.graph.relabel import opset_of
-from resnet_edge.images.idx import IdxImages
+from resnet_edge.images.arrays import ArrayImages
 from resnet_edge.images.spec import IMAGENET, ImageSpec
 from tests.conftest import require
 from tests.export.foreign.bring import (
@@ -218,7 +218,7 @@ def test_preprocessing_of_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_images_of_another_model_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     pixels = np.zeros((4, SIZE, SIZE), np.uint8)
-    source = IdxImages(tmp_path, pixels, np.array([0, 1, 2, 7]))
+    source = ArrayImages(tmp_path, pixels, np.array([0, 1, 2, 7]))
     path = write(tmp_path, tf_like())
     with pytest.raises(DataError, match="label 7"):
         import_onnx(path, tmp_path / "b", CONFIG, images=source)
