@@ -7,9 +7,24 @@ from pathlib import Path
 from resnet_edge.backends.base import Session
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle.local import check_trust
-from resnet_edge.bundle.sidecar import read_sidecar
+from resnet_edge.bundle.sidecar import Sidecar, read_sidecar
 
-__all__ = ["open_engine"]
+__all__ = ["check_builder", "open_engine"]
+
+
+def check_builder(engine: Path, sidecar: Sidecar, *, trusted: bool) -> None:
+    """Refuse an engine whose native code nobody vouches for; others bring none along.
+
+    Args:
+        engine: The file.
+        sidecar: What it is, as checked.
+        trusted: The user vouches for it.
+
+    Raises:
+        EngineMismatchError: Somebody else built it.
+    """
+    if get_backend(sidecar.backend).native:
+        check_trust(engine, sidecar.engine_sha256, trusted=trusted)
 
 
 def open_engine(engine: Path, *, trusted: bool = False) -> Session:
@@ -25,7 +40,5 @@ def open_engine(engine: Path, *, trusted: bool = False) -> Session:
             sidecar describes, or nobody vouches for its code.
     """
     sidecar = read_sidecar(engine)
-    backend = get_backend(sidecar.backend)
-    if backend.native:
-        check_trust(engine, sidecar.engine_sha256, trusted=trusted)
-    return backend.open(engine, sidecar, host_code=True)
+    check_builder(engine, sidecar, trusted=trusted)
+    return get_backend(sidecar.backend).open(engine, sidecar, host_code=True)

@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_edge.backends.loading import check_builder
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.bundle.local import check_trust
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.provenance import builds, checkpoint_of
 from resnet_edge.bundle.sidecar import read_sidecar
@@ -56,13 +56,11 @@ def contenders(
     for name in builds(bundle):
         engine = bundle.artifact(name)
         sidecar = read_sidecar(engine)
-        backend = get_backend(sidecar.backend)
         is_the_model = sidecar.backend == "onnxruntime" and sidecar.precision == "fp32"
-        if is_the_model or backend.obstacle(sidecar) is not None:
+        if is_the_model or get_backend(sidecar.backend).obstacle(sidecar) is not None:
             continue
         try:
-            if backend.native:
-                check_trust(engine, sidecar.engine_sha256, trusted=trusted)
+            check_builder(engine, sidecar, trusted=trusted)
         except EngineMismatchError as error:
             log.warning("left out: %s (%s)", error.message, error.hint)
             continue

@@ -67,7 +67,6 @@ def _open(bundle: Bundle, spec: Mapping[str, Any]) -> Session:
     engine = Path(spec["file"])
     if sidecar_path(engine).is_file():
         return open_engine(engine, trusted=bool(spec["trusted"]))
-
     return OnnxRuntimeSession(engine)
 
 

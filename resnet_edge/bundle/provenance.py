@@ -109,18 +109,20 @@ def checkpoint_of(bundle: Bundle) -> Path | None:
     Bundles of before December 2026 name a path; its content is checked against the hash by whoever
     reads it.
     """
-    named = Path(bundle.model.source)
-    if named.is_absolute() and named.exists():
-        return named
-    return find_path("checkpoints", bundle.model.source_sha256)
+    return _old_path(bundle.model.source) or find_path("checkpoints", bundle.model.source_sha256)
 
 
 def images_of(bundle: Bundle) -> Path | None:
     """Return where the images that the golden ones come from lie here; None if not known."""
     recorded = model_record(bundle)
-    if recorded.data and Path(recorded.data).is_absolute() and Path(recorded.data).exists():
-        return Path(recorded.data)
-    return find_path("images", recorded.images) if recorded.images else None
+    known = find_path("images", recorded.images) if recorded.images else None
+    return _old_path(recorded.data or "") or known
+
+
+def _old_path(name: str) -> Path | None:
+    """Return the path that an old bundle records in place of a name, if there is something."""
+    path = Path(name)
+    return path if path.is_absolute() and path.exists() else None
 
 
 def _decoded(kind: type[T], value: Mapping[str, Any], bundle: Bundle, name: str) -> T:

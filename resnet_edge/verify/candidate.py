@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_edge.backends.base import Session
-from resnet_edge.backends.loading import open_engine
+from resnet_edge.backends.loading import check_builder, open_engine
 from resnet_edge.backends.onnxruntime import OnnxRuntimeSession
 from resnet_edge.backends.registry import get_backend
 from resnet_edge.bundle.bundle import Bundle
-from resnet_edge.bundle.local import check_trust
 from resnet_edge.bundle.names import MODEL
 from resnet_edge.bundle.provenance import build_record, builds
 from resnet_edge.bundle.sidecar import Sidecar, read_sidecar
@@ -121,10 +120,9 @@ def _from_engine(bundle: Bundle, engine: Path, trusted: bool) -> Candidate:
             f"{engine} was built from another {sidecar.onnx} than the one in {bundle.path}",
             hint="the model or its calibration changed since; build again",
         )
-    backend = get_backend(sidecar.backend)
-    obstacle = backend.obstacle(sidecar)
-    if obstacle is None and backend.native:
-        check_trust(engine, sidecar.engine_sha256, trusted=trusted)
+    obstacle = get_backend(sidecar.backend).obstacle(sidecar)
+    if obstacle is None:
+        check_builder(engine, sidecar, trusted=trusted)
     if obstacle and sidecar.settings.get("implicit"):
         raise BackendUnavailableError(
             f"{engine} cannot run here ({obstacle}), and its graph cannot stand in for it: "
